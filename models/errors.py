@@ -1,0 +1,67 @@
+"""The errors of `models`, each with its data and its own message.
+
+PolyheadError
+├── InvalidImage            bytes that are no image we can decode
+│   ├── UnsupportedImage    an image, but of a type we don't read
+│   └── ImageTooLarge       more pixels than the cap
+├── BackboneError           the network can't be built, loaded or run
+│   └── ReferenceMismatch   start-up embeddings are off their recorded reference
+├── BackboneMismatch        a head fitted on another backbone's features
+├── InvalidHead             a head file that is damaged or not ours
+├── UntrainableData         the labelled examples can't be learned from
+└── ExportError             the exported file is not what was trained
+"""
+
+
+class PolyheadError(Exception):
+    """What went wrong, in words for the user who can act on it."""
+
+
+class InvalidImage(PolyheadError):
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"the image can't be decoded: {reason}")
+
+
+class UnsupportedImage(InvalidImage):
+    def __init__(self) -> None:
+        PolyheadError.__init__(self, "no image type that is read here: JPEG, PNG and WebP are")
+
+
+class ImageTooLarge(InvalidImage):
+    def __init__(self, *, pixels: int, limit: int) -> None:
+        PolyheadError.__init__(self, f"the image has {pixels} pixels, more than the {limit} allowed")
+
+
+class BackboneError(PolyheadError):
+    """One line that names the backbone and what is wrong with it."""
+
+
+class ReferenceMismatch(BackboneError):
+    def __init__(self, *, name: str, cosine: float, required: float) -> None:
+        super().__init__(
+            f"backbone {name}: a reference image's embedding has cosine {cosine:.4f} to its recorded value, "
+            f"below {required}; the weights, the decoder or the runtime differ from those recorded"
+        )
+
+
+class BackboneMismatch(PolyheadError):
+    def __init__(self, *, fitted_on: str, serving: str) -> None:
+        self.fitted_on = fitted_on
+        self.serving = serving
+        super().__init__(
+            f"the head was fitted on backbone {fitted_on} and this server runs {serving}: "
+            "train the task again here, or serve with the backbone that it was fitted on"
+        )
+
+
+class InvalidHead(PolyheadError):
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"the head file can't be used: {reason}")
+
+
+class UntrainableData(PolyheadError):
+    """Too few classes or examples; the message names them."""
+
+
+class ExportError(PolyheadError):
+    """The exported file fails its check or disagrees with what was trained."""

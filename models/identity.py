@@ -1,0 +1,72 @@
+"""What a backbone is: its name, what it computes, and the digest that embeddings and heads are keyed by."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+Precision = Literal["fp32", "bf16"]
+Interpolation = Literal["bicubic", "bilinear", "nearest", "lanczos"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preprocessing:
+    """How an image becomes the network's input, as the weights' own config declares it."""
+
+    input_size: int  # pixels; inputs are square
+    channels: int  # 3: RGB, 1: grey
+    mean: tuple[float, ...]  # one a channel, of values scaled to 0-1
+    std: tuple[float, ...]
+    interpolation: Interpolation
+    crop_pct: float  # 0-1: the central share of the resized shorter side that is kept
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """One named intermediate output of the backbone."""
+
+    name: str
+    shape: tuple[int, ...]  # of one image, without the batch: (C, H, W) or (tokens, C)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackboneIdentity:
+    """The frozen network that a deployment serves. Equal digests mean interchangeable embeddings."""
+
+    name: str
+    weights_digest: str  # sha256 of every tensor: name, dtype, shape, bytes
+    preprocessing: Preprocessing
+    embedding_dim: int
+    features: str  # the feature definition, e.g. "pre-logits"
+    stages: tuple[Stage, ...]  # earliest first
+    precision: Precision
+    total_parameters: int  # without its own classifier
+    licence: str  # SPDX id, or "unknown"
+
+    @property
+    def digest(self) -> str:
+        """sha256 (64 hex digits) over all that changes an embedding."""
+        said = {
+            "weights": self.weights_digest,
+            "preprocessing": asdict(self.preprocessing),
+            "features": self.features,
+            "embedding_dim": self.embedding_dim,
+            "precision": self.precision,
+        }
+        return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> "BackboneIdentity":
+        said: dict[str, Any] = json.loads(text)
+        preprocessing = said.pop("preprocessing")
+        stages = said.pop("stages")
+        return cls(
+            preprocessing=Preprocessing(
+                **preprocessing | {"mean": tuple(preprocessing["mean"]), "std": tuple(preprocessing["std"])}
+            ),
+            stages=tuple(Stage(name=stage["name"], shape=tuple(stage["shape"])) for stage in stages),
+            **said,
+        )

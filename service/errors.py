@@ -1,0 +1,249 @@
+"""The service's own errors, and the one table that maps every error to its status and code.
+
+The errors don't know HTTP; `PROBLEMS` does. A test asserts that the table covers every subclass.
+"""
+
+from dataclasses import dataclass
+
+from models import errors as models
+from models.errors import PolyheadError
+
+
+class NotFound(PolyheadError):
+    """A resource that isn't there, or isn't this tenant's."""
+
+
+class UnknownTask(NotFound):
+    def __init__(self, task: str) -> None:
+        super().__init__(f"there is no task {task!r}")
+
+
+class UnknownExample(NotFound):
+    def __init__(self, example: str) -> None:
+        super().__init__(f"the task has no example {example!r}")
+
+
+class UnknownRun(NotFound):
+    def __init__(self, run: str) -> None:
+        super().__init__(f"there is no run {run!r}")
+
+
+class UnknownVersion(NotFound):
+    def __init__(self, task: str, version: int) -> None:
+        super().__init__(f"task {task!r} has no version {version}")
+
+
+class UnknownAlias(NotFound):
+    def __init__(self, task: str, alias: str) -> None:
+        super().__init__(f"task {task!r} has no alias {alias!r}")
+
+
+class UnknownBlob(NotFound):
+    def __init__(self, key: str) -> None:
+        super().__init__(f"the store holds nothing at {key!r}")
+
+
+class Conflict(PolyheadError):
+    """The request is well formed, the state is not."""
+
+
+class TaskExists(Conflict):
+    def __init__(self, task: str) -> None:
+        super().__init__(f"there is a task {task!r} already")
+
+
+class NothingPublished(Conflict):
+    def __init__(self, task: str, alias: str) -> None:
+        super().__init__(f"task {task!r} has no version behind {alias!r} yet: train it, or publish a version")
+
+
+class RunActive(Conflict):
+    def __init__(self, run: str) -> None:
+        self.run = run
+        super().__init__(f"run {run} of this task is queued or running: wait for it, or cancel it")
+
+
+class RunEnded(Conflict):
+    def __init__(self, run: str, state: str) -> None:
+        super().__init__(f"run {run} has {state} already")
+
+
+class ClassInUse(Conflict):
+    def __init__(self, label: str, examples: int) -> None:
+        super().__init__(f"class {label!r} has {examples} examples: relabel or delete them first")
+
+
+class OwnsNetwork(Conflict):
+    def __init__(self, task: str, version: int) -> None:
+        super().__init__(f"version {version} of {task!r} owns its network: download model.onnx")
+
+
+class RequestInProgress(Conflict):
+    def __init__(self) -> None:
+        super().__init__("a request with this Idempotency-Key is still being answered: try again shortly")
+
+
+class LabelConflict(Conflict):
+    def __init__(self, example: str) -> None:
+        self.example = example
+        super().__init__(
+            f"the same image is example {example} with another label, which stays: PATCH it to relabel"
+        )
+
+
+class StaleETag(PolyheadError):
+    def __init__(self) -> None:
+        super().__init__("the resource has changed since the ETag in If-Match was read: read it again")
+
+
+class MalformedRequest(PolyheadError):
+    """A body or header that can't be parsed."""
+
+
+class InvalidField(PolyheadError):
+    """A well-formed body with a value that can't be used; `pointer` is its JSON pointer."""
+
+    def __init__(self, detail: str, *, pointer: str = "") -> None:
+        self.pointer = pointer
+        super().__init__(detail)
+
+
+class UnknownLabel(InvalidField):
+    def __init__(self, label: str) -> None:
+        super().__init__(f"the task's classes are closed and {label!r} is none of them", pointer="/label")
+
+
+class StrategyNotAvailable(InvalidField):
+    def __init__(self, strategy: str) -> None:
+        super().__init__(f"strategy {strategy!r} is not available in this version", pointer="/strategy")
+
+
+class IdempotencyKeyReused(PolyheadError):
+    def __init__(self) -> None:
+        super().__init__("this Idempotency-Key was used within 24 hours with another request")
+
+
+class BodyTooLarge(PolyheadError):
+    def __init__(self, *, limit: int) -> None:
+        super().__init__(f"the request is larger than the {limit} bytes allowed")
+
+
+class TooManyImages(PolyheadError):
+    def __init__(self, *, limit: int) -> None:
+        super().__init__(f"the request has more than the {limit} images allowed")
+
+
+class UnsupportedContentType(PolyheadError):
+    def __init__(self, content_type: str) -> None:
+        super().__init__(f"a body of type {content_type!r} is not read here")
+
+
+class InvalidArchive(PolyheadError):
+    """An archive that can't be read, or is hostile."""
+
+
+class Overloaded(PolyheadError):
+    def __init__(self, *, retry_after_s: int = 1) -> None:
+        self.retry_after_s = retry_after_s
+        super().__init__("the server has all the work it can hold: try again shortly")
+
+
+class NotReady(PolyheadError):
+    """This process, or something it needs, can't answer now."""
+
+
+class StoreUnavailable(NotReady):
+    def __init__(self) -> None:
+        super().__init__("the store can't be reached")
+
+
+class StoreFull(NotReady):
+    def __init__(self) -> None:
+        super().__init__("the store has no space left; nothing was changed")
+
+
+class WorkerFailed(NotReady):
+    def __init__(self) -> None:
+        super().__init__("the inference worker stopped while it had this request: try again")
+
+
+class DeadlineExceeded(PolyheadError):
+    def __init__(self, *, seconds: float) -> None:
+        super().__init__(f"no answer within {seconds:g} seconds")
+
+
+class LostLease(PolyheadError):
+    """The run is no longer this trainer's: another has it, it ended, or its task was deleted."""
+
+    def __init__(self, run: str) -> None:
+        super().__init__(f"run {run} is no longer held by this trainer")
+
+
+class RunTimedOut(PolyheadError):
+    """A run that could not go on."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """How one error type appears on the wire."""
+
+    status: int
+    code: str  # stable: clients may match on it
+    title: str
+
+
+def _problem(status: int, code: str, title: str) -> Problem:
+    return Problem(status=status, code=code, title=title)
+
+
+PROBLEMS: dict[type[PolyheadError], Problem] = {
+    PolyheadError: _problem(500, "internal_error", "Internal error"),
+    MalformedRequest: _problem(400, "malformed_request", "Malformed request"),
+    NotFound: _problem(404, "not_found", "Not found"),
+    UnknownTask: _problem(404, "unknown_task", "Unknown task"),
+    UnknownExample: _problem(404, "unknown_example", "Unknown example"),
+    UnknownRun: _problem(404, "unknown_run", "Unknown run"),
+    UnknownVersion: _problem(404, "unknown_version", "Unknown version"),
+    UnknownAlias: _problem(404, "unknown_alias", "Unknown alias"),
+    UnknownBlob: _problem(404, "unknown_blob", "Unknown blob"),
+    Conflict: _problem(409, "conflict", "Conflict"),
+    TaskExists: _problem(409, "task_exists", "Task exists"),
+    NothingPublished: _problem(409, "nothing_published", "Nothing published"),
+    RunActive: _problem(409, "run_active", "A run is active"),
+    RunEnded: _problem(409, "run_ended", "The run has ended"),
+    ClassInUse: _problem(409, "class_in_use", "Class in use"),
+    OwnsNetwork: _problem(409, "owns_network", "Version owns its network"),
+    RequestInProgress: _problem(409, "request_in_progress", "Request in progress"),
+    LabelConflict: _problem(409, "label_conflict", "Label conflict"),
+    LostLease: _problem(409, "lost_lease", "Lost lease"),
+    models.BackboneMismatch: _problem(409, "backbone_mismatch", "Head of another backbone"),
+    StaleETag: _problem(412, "stale_etag", "Stale ETag"),
+    BodyTooLarge: _problem(413, "body_too_large", "Body too large"),
+    TooManyImages: _problem(413, "too_many_images", "Too many images"),
+    models.ImageTooLarge: _problem(413, "image_too_large", "Image too large"),
+    UnsupportedContentType: _problem(415, "unsupported_content_type", "Unsupported content type"),
+    models.UnsupportedImage: _problem(415, "unsupported_image", "Unsupported image type"),
+    models.InvalidImage: _problem(422, "invalid_image", "Invalid image"),
+    InvalidField: _problem(422, "invalid_field", "Invalid field"),
+    UnknownLabel: _problem(422, "unknown_label", "Unknown label"),
+    StrategyNotAvailable: _problem(422, "strategy_not_available", "Strategy not available"),
+    IdempotencyKeyReused: _problem(422, "idempotency_key_reused", "Idempotency key reused"),
+    InvalidArchive: _problem(422, "invalid_archive", "Invalid archive"),
+    models.UntrainableData: _problem(422, "untrainable_data", "Not trainable yet"),
+    Overloaded: _problem(429, "overloaded", "Overloaded"),
+    models.BackboneError: _problem(500, "backbone_error", "Backbone error"),
+    models.ReferenceMismatch: _problem(500, "reference_mismatch", "Reference mismatch"),
+    models.InvalidHead: _problem(500, "invalid_head", "Invalid head"),
+    models.ExportError: _problem(500, "export_error", "Export error"),
+    RunTimedOut: _problem(500, "run_timed_out", "Run timed out"),
+    NotReady: _problem(503, "not_ready", "Not ready"),
+    StoreUnavailable: _problem(503, "store_unavailable", "Store unavailable"),
+    StoreFull: _problem(503, "store_full", "Store full"),
+    WorkerFailed: _problem(503, "worker_failed", "Inference worker failed"),
+    DeadlineExceeded: _problem(504, "deadline_exceeded", "Deadline exceeded"),
+}
+
+
+def problem_of(error: PolyheadError) -> Problem:
+    """The wire form of an error: its own row, or that of its nearest ancestor."""
+    return next(PROBLEMS[kind] for kind in type(error).__mro__ if kind in PROBLEMS)

@@ -1,0 +1,99 @@
+"""Every setting, typed, with its unit in its name; read once in `__main__` and passed on."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import platformdirs
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+Count = Annotated[int, Field(ge=1)]
+Seconds = Annotated[float, Field(gt=0)]
+Bytes = Annotated[int, Field(ge=1)]
+
+
+class Settings(BaseSettings):
+    """The environment variable of a field is POLYHEAD_ and its name in capitals."""
+
+    model_config = SettingsConfigDict(env_prefix="POLYHEAD_", frozen=True, extra="ignore")
+
+    host: str = Field("127.0.0.1", description="Address to listen on: 127.0.0.1, 0.0.0.0 or ::.")
+    port: int = Field(8000, ge=1024, le=65535, description="Port to listen on.")
+    data_dir: Path = Field(Path("polyhead-data"), description="Folder of the embedded database and blobs.")
+    database_url: str | None = Field(
+        None, description="SQLAlchemy URL; default: SQLite under the data folder."
+    )
+    blob_url: str | None = Field(
+        None,
+        description="obstore URL (file:///…, s3://…, gs://…, az://…); default: blobs/ under the data folder.",
+    )
+    cache_dir: Path = Field(
+        Path(platformdirs.user_cache_dir("polyhead")),
+        description="Folder of exported backbones, by digest; safe to delete.",
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Least severe line logged."
+    )
+
+    backbone: str = Field(
+        "efficientnet_lite0", description="A timm name, or package.module:factory for a network of your own."
+    )
+    weights: Path | None = Field(
+        None, description="Local weights (.safetensors or .pth); default: the package or the hub."
+    )
+    precision: Literal["fp32", "bf16"] = Field("fp32", description="Of the backbone; part of its digest.")
+    input_size: int | None = Field(
+        None, ge=16, le=2048, description="Pixels; default: the weights' own. Part of the backbone's digest."
+    )
+    runtime: Literal["auto", "openvino", "torch"] = Field(
+        "auto", description="What runs the backbone: auto is torch where there is CUDA, else OpenVINO."
+    )
+    inference_threads: int | None = Field(
+        None, ge=1, description="Of the inference worker; default: all cores."
+    )
+
+    api_processes: Count = Field(1, description="HTTP processes; they share the one inference worker.")
+    decode_threads: Count = Field(2, description="Of image decoding, in each HTTP process.")
+    max_batch_size: Annotated[int, Field(ge=1, le=256)] = Field(8, description="Images in one backbone pass.")
+    batch_window_ms: Annotated[float, Field(ge=0, le=100)] = Field(
+        1.0, description="Milliseconds for which a batch that isn't full waits for more."
+    )
+    max_queued_images: Count = Field(
+        512, description="Images waiting or in work in one HTTP process; beyond it requests get 429."
+    )
+    request_deadline_s: Seconds = Field(30.0, description="Seconds after which a prediction gets 504.")
+    head_cache_entries: Count = Field(1024, description="Heads held by the inference worker.")
+    resolve_cache_s: Annotated[float, Field(ge=0, le=60)] = Field(
+        1.0, description="Seconds for which a resolved alias may be stale."
+    )
+    drain_s: Seconds = Field(20.0, description="Seconds that in-flight requests get after SIGTERM.")
+
+    max_images_per_request: Count = Field(256, description="Images in one request.")
+    max_request_bytes: Bytes = Field(64 * 2**20, description="Bytes of one request without an archive.")
+    max_archive_bytes: Bytes = Field(4 * 2**30, description="Bytes of one uploaded archive.")
+    max_unpacked_bytes: Bytes = Field(16 * 2**30, description="Bytes of an archive's members, unpacked.")
+    max_archive_members: Count = Field(200_000, description="Members of an archive.")
+    max_image_pixels: Count = Field(50_000_000, description="Pixels of one image, checked before decoding.")
+    min_examples_per_class: Annotated[int, Field(ge=2)] = Field(
+        2, description="Labelled examples that every class needs before a head is trained."
+    )
+    allow_origins: tuple[str, ...] = Field(
+        (), description="Origins for CORS, as a JSON list; none: CORS is off."
+    )
+
+    trainers: Annotated[int, Field(ge=0)] = Field(
+        1, description="Trainer processes that `serve` starts itself."
+    )
+    lease_s: Seconds = Field(
+        15.0, description="Seconds after which a silent trainer's run is given to another."
+    )
+    poll_s: Seconds = Field(0.2, description="Seconds between a trainer's looks for work.")
+    max_attempts: Count = Field(3, description="Tries at a run whose trainer died.")
+
+    @property
+    def resolved_database_url(self) -> str:
+        return self.database_url or f"sqlite:///{self.data_dir.resolve() / 'polyhead.db'}"
+
+    @property
+    def resolved_blob_url(self) -> str:
+        return self.blob_url or (self.data_dir.resolve() / "blobs").as_uri()
