@@ -12,9 +12,25 @@ PolyheadError
 └── ExportError             the exported file is not what was trained
 """
 
+from typing import Any
+
 
 class PolyheadError(Exception):
-    """What went wrong, in words for the user who can act on it."""
+    """What went wrong, in words for the user who can act on it.
+
+    Errors cross process borders as values, so they unpickle without their constructor, whose arguments
+    are data rather than the message that `Exception` would pass it.
+    """
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _revived, (type(self), self.args, self.__dict__)
+
+
+def _revived(kind: type["PolyheadError"], args: tuple[Any, ...], data: dict[str, Any]) -> "PolyheadError":
+    error = kind.__new__(kind, *args)
+    error.args = args
+    error.__dict__.update(data)
+    return error
 
 
 class InvalidImage(PolyheadError):

@@ -179,6 +179,10 @@ class LostLease(PolyheadError):
         super().__init__(f"run {run} is no longer held by this trainer")
 
 
+class RunFailed(PolyheadError):
+    """A run that ended for a reason outside its data; the message says which."""
+
+
 class RunTimedOut(PolyheadError):
     """A run that could not go on."""
 
@@ -235,6 +239,7 @@ PROBLEMS: dict[type[PolyheadError], Problem] = {
     models.ReferenceMismatch: _problem(500, "reference_mismatch", "Reference mismatch"),
     models.InvalidHead: _problem(500, "invalid_head", "Invalid head"),
     models.ExportError: _problem(500, "export_error", "Export error"),
+    RunFailed: _problem(500, "run_failed", "Run failed"),
     RunTimedOut: _problem(500, "run_timed_out", "Run timed out"),
     NotReady: _problem(503, "not_ready", "Not ready"),
     StoreUnavailable: _problem(503, "store_unavailable", "Store unavailable"),
