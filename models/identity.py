@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 Precision = Literal["fp32", "bf16"]
 Interpolation = Literal["bicubic", "bilinear", "nearest", "lanczos"]
+CropMode = Literal["center", "squash"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,6 +20,9 @@ class Preprocessing:
     std: tuple[float, ...]
     interpolation: Interpolation
     crop_pct: float  # 0-1: the central share of the resized shorter side that is kept
+    crop_mode: CropMode = (
+        "center"  # squash: both sides are resized, so the aspect ratio is lost and no border
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
