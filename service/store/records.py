@@ -1,7 +1,8 @@
 """The values that cross the store's border: immutable, without SQL."""
 
 from dataclasses import dataclass, field
-from typing import Any, Generic, Literal, TypeVar
+from enum import Enum
+from typing import Any, Final, Generic, Literal, TypeVar
 
 from models.errors import PolyheadError
 
@@ -18,6 +19,15 @@ ACTIVE_STATES: tuple[RunState, ...] = ("queued", "running")
 TERMINAL_STATES: tuple[RunState, ...] = ("succeeded", "failed", "cancelled")
 DEFAULT_TENANT = "default"
 PRODUCTION = "production"  # the alias that predict uses
+
+
+class Unset(Enum):
+    """The type of UNSET: a field that a change leaves as it is, where None is a value."""
+
+    UNSET = "unset"
+
+
+UNSET: Final = Unset.UNSET
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,6 +126,7 @@ class NewRun:
     options: dict[str, Any]  # canonical: every option, defaults filled in
     publish: PublishPolicy
     backbone_digest: str
+    id: str | None = None  # from `ids.new_id("run")`, where it must be known beforehand
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,133 @@
+"""Aliases: the movable pointers to versions, one set for each backbone."""
+
+import builtins
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, RowMapping
+
+from models.errors import BackboneMismatch
+from service.errors import InvalidField, NothingPublished, StaleETag, UnknownAlias
+from service.store.checks import check_alias_name
+from service.store.database import Database
+from service.store.publishing import point
+from service.store.records import PRODUCTION, Alias, Resolved, Task
+from service.store.tables import aliases
+from service.store.tasks import find_task, lock_task, task_of
+from service.store.versions import resolve_version
+
+
+class Aliases:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def get(self, task: Task, name: str, backbone_digest: str) -> Alias:
+        """Raises: UnknownAlias."""
+        with self._database.read() as connection:
+            return _known(connection, task, name, backbone_digest)
+
+    def list(self, task: Task, backbone_digest: str) -> builtins.list[Alias]:
+        """By name."""
+        statement = sa.select(aliases).where(
+            aliases.c.task_id == task.id, aliases.c.backbone_digest == backbone_digest
+        )
+        with self._database.read() as connection:
+            rows = connection.execute(statement.order_by(aliases.c.name)).mappings()
+            return [_record(row) for row in rows]
+
+    def put(
+        self,
+        task: Task,
+        name: str,
+        version: int,
+        *,
+        pinned: bool = False,
+        backbone_digest: str,
+        if_match: int | None = None,
+        now: float,
+    ) -> Alias:
+        """Point the alias at a version; a pinned one isn't moved by a run.
+
+        Raises: UnknownTask, UnknownVersion, BackboneMismatch, StaleETag, InvalidField.
+        """
+        check_alias_name(name)
+        with self._database.write() as connection:
+            lock_task(connection, task)
+            old = _find(connection, task, name, backbone_digest)
+            if if_match is not None and (old is None or old["revision"] != if_match):
+                raise StaleETag
+            resolve_version(connection, task, version, backbone_digest)
+            if old is None or (old["version"], old["pinned"]) != (version, pinned):
+                point(
+                    connection, task.tenant, task.id, name,
+                    backbone_digest=backbone_digest, version=version, pinned=pinned, now=now,
+                )  # fmt: skip
+            return _known(connection, task, name, backbone_digest)
+
+    def delete(self, task: Task, name: str, backbone_digest: str, *, if_match: int | None = None) -> None:
+        """Raises: UnknownTask, UnknownAlias, StaleETag."""
+        with self._database.write() as connection:
+            lock_task(connection, task)
+            old = _known(connection, task, name, backbone_digest)
+            if if_match not in (None, old.revision):
+                raise StaleETag
+            connection.execute(sa.delete(aliases).where(*_key(task, name, backbone_digest)))
+
+    def resolve(
+        self,
+        tenant: str,
+        task_name: str,
+        *,
+        alias: str | None = None,
+        version: int | None = None,
+        backbone_digest: str,
+    ) -> Resolved:
+        """The version that a prediction uses: the one named, or the one behind an alias (`production`).
+
+        Raises: UnknownTask, UnknownVersion; UnknownAlias (NothingPublished for `production`), or
+            BackboneMismatch where only another backbone's heads are there; InvalidField for both.
+        """
+        if alias is not None and version is not None:
+            raise InvalidField("name a version or an alias, not both", pointer="/version")
+        with self._database.read() as connection:
+            task = task_of(connection, find_task(connection, tenant, task_name))
+            if version is None:
+                version = _behind(connection, task, alias or PRODUCTION, backbone_digest)
+            return resolve_version(connection, task, version, backbone_digest)
+
+
+def _behind(connection: Connection, task: Task, name: str, backbone_digest: str) -> int:
+    found = _find(connection, task, name, backbone_digest)
+    if found is not None:
+        return int(found["version"])
+    elsewhere = sa.select(aliases.c.backbone_digest).where(
+        aliases.c.task_id == task.id, aliases.c.name == name
+    )
+    newest = elsewhere.order_by(aliases.c.revision.desc()).limit(1)
+    fitted_on = connection.execute(newest).scalar_one_or_none()
+    if fitted_on is not None:
+        raise BackboneMismatch(fitted_on=fitted_on, serving=backbone_digest)
+    raise NothingPublished(task.name, name) if name == PRODUCTION else UnknownAlias(task.name, name)
+
+
+def _find(connection: Connection, task: Task, name: str, backbone_digest: str) -> RowMapping | None:
+    statement = sa.select(aliases).where(*_key(task, name, backbone_digest))
+    return connection.execute(statement).mappings().one_or_none()
+
+
+def _known(connection: Connection, task: Task, name: str, backbone_digest: str) -> Alias:
+    row = _find(connection, task, name, backbone_digest)
+    if row is None:
+        raise UnknownAlias(task.name, name)
+    return _record(row)
+
+
+def _key(task: Task, name: str, backbone_digest: str) -> tuple[sa.ColumnElement[bool], ...]:
+    return (
+        aliases.c.task_id == task.id,
+        aliases.c.name == name,
+        aliases.c.backbone_digest == backbone_digest,
+    )
+
+
+def _record(row: RowMapping) -> Alias:
+    return Alias(**{column: value for column, value in row.items() if column != "tenant"})

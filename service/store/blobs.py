@@ -1,0 +1,180 @@
+"""Blobs: immutable bytes under a key, in a local folder or an object store, by URL.
+
+A key names its content (a digest) or is used once, so a blob never changes. What `put_new` has returned from
+is durable.
+"""
+
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import obstore
+from obstore.exceptions import AlreadyExistsError, BaseError
+from obstore.store import LocalStore, from_url
+
+from models.errors import PolyheadError
+from service.errors import StoreFull, StoreUnavailable, UnknownBlob
+
+STREAM_CHUNK = 1024 * 1024  # bytes
+MULTIPART_FROM = 16 * 1024 * 1024  # bytes: larger files are uploaded in parts, never held in memory
+KEY = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*")
+NO_SPACE = re.compile(r"os error (27|28|122)\b")  # EFBIG, ENOSPC, EDQUOT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlobStream:
+    size: int  # bytes
+    chunks: Iterator[bytes]  # raises StoreUnavailable
+
+
+class Blobs:
+    """Safe to share between threads."""
+
+    def __init__(self, url: str) -> None:
+        self._folder: Folder | None = None
+        if urlsplit(url).scheme == "file":
+            self._folder = Folder(Path(unquote(urlsplit(url).path)))
+            self._store: Any = LocalStore(self._folder.root)
+        else:
+            self._store = from_url(
+                url,
+                client_options={"allow_http": True, "connect_timeout": "5s", "timeout": "600s"},
+                retry_config={"max_retries": 3, "retry_timeout": timedelta(seconds=15)},
+            )
+
+    def put_new(self, key: str, data: bytes | Path) -> None:
+        """Store bytes, or a file's, durably; bytes that are there already are left alone.
+
+        Raises: StoreFull, StoreUnavailable.
+        """
+        with _translated(key):
+            if isinstance(data, Path) and data.stat().st_size > MULTIPART_FROM:
+                # Uploads in parts can't be conditional. Such keys are used once.
+                obstore.put(self._store, _checked(key), data, max_concurrency=4)
+            else:
+                self._put_small(_checked(key), data if isinstance(data, bytes) else data.read_bytes())
+            if self._folder is not None:
+                self._folder.sync(key)
+
+    def get(self, key: str) -> bytes:
+        """Raises: UnknownBlob, StoreUnavailable."""
+        with _translated(key):
+            return bytes(obstore.get(self._store, _checked(key)).bytes())
+
+    def size(self, key: str) -> int:
+        """Bytes. Raises: UnknownBlob, StoreUnavailable."""
+        with _translated(key):
+            return int(obstore.head(self._store, _checked(key))["size"])
+
+    def open_stream(self, key: str) -> BlobStream:
+        """A blob that may be larger than memory. Raises: UnknownBlob, StoreUnavailable."""
+        with _translated(key):
+            found = obstore.get(self._store, _checked(key))
+            return BlobStream(size=int(found.meta["size"]), chunks=_chunks(key, found))
+
+    def delete(self, key: str) -> None:
+        """One that isn't there is fine. Raises: StoreUnavailable."""
+        with _translated(key):
+            try:
+                obstore.delete(self._store, _checked(key))
+            except FileNotFoundError:
+                return
+
+    def delete_prefix(self, prefix: str) -> None:
+        """Delete all that lies under `prefix`, which ends with a slash. Raises: StoreUnavailable."""
+        if not prefix.endswith("/"):
+            raise ValueError(f"{prefix!r} would match the beginnings of other names")
+        with _translated(prefix):
+            _checked(prefix.rstrip("/"))
+            for listed in obstore.list(self._store, prefix, chunk_size=1000):
+                obstore.delete(self._store, [found["path"] for found in listed])
+            if self._folder is not None:
+                self._folder.remove(prefix)
+
+    def ping(self) -> None:
+        """Raises: StoreUnavailable."""
+        with _translated("ping"):
+            next(iter(obstore.list(self._store, "ping/", chunk_size=1)), None)
+
+    def _put_small(self, key: str, data: bytes) -> None:
+        try:
+            obstore.put(self._store, key, data, mode="create", use_multipart=False)
+        except AlreadyExistsError:
+            # Other bytes are what a loss of power has left of a put that was never acknowledged.
+            if self.get(key) != data:
+                obstore.put(self._store, key, data, use_multipart=False)
+
+
+class Folder:
+    """What obstore leaves undone in a local folder: it neither makes a file durable nor removes folders."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.absolute()
+        _make_durable(self.root)
+        self._durable = {self.root}
+
+    def sync(self, key: str) -> None:
+        """Flush a file and the folders that lead to it."""
+        path = self.root / key
+        _flush(path)
+        _flush(path.parent)
+        for folder in path.parent.parents:  # once each: they stay, whatever is added below
+            if folder in self._durable or not folder.is_relative_to(self.root):
+                break
+            _flush(folder)
+        self._durable |= {folder for folder in path.parents if folder.is_relative_to(self.root)}
+
+    def remove(self, prefix: str) -> None:
+        """Remove an emptied folder, and the halves of puts that were interrupted."""
+        folder = self.root / prefix
+        self._durable = {known for known in self._durable if not known.is_relative_to(folder)}
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _checked(key: str) -> str:
+    if not KEY.fullmatch(key):
+        raise ValueError(f"{key!r} is no key of ours")
+    return key
+
+
+def _chunks(key: str, found: Any) -> Iterator[bytes]:
+    with _translated(key):
+        for chunk in found.stream(min_chunk_size=STREAM_CHUNK):
+            yield bytes(chunk)
+
+
+@contextmanager
+def _translated(key: str) -> Iterator[None]:
+    """Give the object store's failures the service's names."""
+    try:
+        yield
+    except (BaseError, OSError) as error:
+        raise _meaning(error, key) from error
+
+
+def _meaning(error: Exception, key: str) -> PolyheadError:
+    if isinstance(error, FileNotFoundError):
+        return UnknownBlob(key)
+    return StoreFull() if NO_SPACE.search(str(error)) else StoreUnavailable()
+
+
+def _make_durable(folder: Path) -> None:
+    missing = [parent for parent in (folder, *folder.parents) if not parent.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for made in missing:
+        _flush(made.parent)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

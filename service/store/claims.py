@@ -1,0 +1,202 @@
+"""A trainer's side of a run: claim it, keep it, end it.
+
+A claim is a lease on the database's clock and a number, the attempt, that grows with every claim. Whatever a
+trainer writes later is conditional on its attempt, so that one that was stopped and woken changes nothing.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any, Literal
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from service.errors import LostLease
+from service.store.database import Database, database_clock, insert
+from service.store.publishing import publish_version, reserve_number
+from service.store.records import UNSET, ImportItem, NewVersion, Run, RunState, Unset
+from service.store.run_rows import append_event, append_state, read_run
+from service.store.tables import import_items, runs, tasks
+
+
+class Claims:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def claim(self, lease_s: float, max_attempts: int) -> Run | None:
+        """The oldest run that is queued, or whose trainer fell silent; it is the caller's for `lease_s`.
+
+        One whose attempts are used up fails, one that was to be cancelled is, and the next is looked at.
+        """
+        with self._database.read() as connection:  # an idle poll takes no lock
+            if connection.execute(_claimable()).first() is None:
+                return None
+        with self._database.write() as connection:
+            while (row := connection.execute(_claiming(lease_s)).mappings().one_or_none()) is not None:
+                if row["cancel_requested"]:
+                    _end(connection, row["id"], "cancelled")
+                elif row["attempt"] - row["released"] > max_attempts:
+                    _end(connection, row["id"], "failed", error=_interrupted(max_attempts))
+                else:
+                    append_state(connection, row["id"])
+                    return read_run(connection, row["id"])
+        return None
+
+    def heartbeat(
+        self, run_id: str, attempt: int, lease_s: float, progress: Mapping[str, Any] | None = None
+    ) -> bool:
+        """Keep the run for another `lease_s`; progress is shown with the run and appended to its events.
+
+        Returns: whether a user wants it cancelled.
+        Raises:  LostLease.
+        """
+        kept: dict[str, Any] = {"lease_until": database_clock() + lease_s, "heartbeat_at": database_clock()}
+        if progress is not None:
+            kept["progress"] = dict(progress)
+        with self._database.write() as connection:
+            cancel_requested: bool = _hold(connection, run_id, attempt, **kept).cancel_requested
+            if progress is not None:
+                append_event(connection, run_id, "progress", progress)
+            return cancel_requested
+
+    def finish(
+        self,
+        run_id: str,
+        attempt: int,
+        state: Literal["succeeded", "failed", "cancelled"],
+        *,
+        result: Mapping[str, Any] | None = None,
+        error: Mapping[str, Any] | None = None,
+    ) -> None:
+        """End a run without a version. Raises: LostLease."""
+        with self._database.write() as connection:
+            _hold(connection, run_id, attempt)
+            _end(connection, run_id, state, result=result, error=error)
+
+    def release(self, run_id: str, attempt: int) -> None:
+        """Give the run back in good order: the next claim goes on, and this attempt doesn't count.
+
+        Raises: LostLease.
+        """
+        with self._database.write() as connection:
+            back = {"state": "queued", "lease_until": None, "released": runs.c.released + 1}
+            if _hold(connection, run_id, attempt, **back).cancel_requested:
+                _end(connection, run_id, "cancelled")
+            else:
+                append_state(connection, run_id)
+
+    def reserve_version(self, run_id: str, attempt: int) -> int:
+        """The number that this run's version will have; the same again after a crash, never another run's.
+
+        Raises: LostLease.
+        """
+        with self._database.write() as connection:
+            _lock_task_of(connection, run_id)
+            return reserve_number(connection, _hold(connection, run_id, attempt))
+
+    def publish(
+        self,
+        run_id: str,
+        attempt: int,
+        version: NewVersion,
+        *,
+        publish: bool,
+        reason: str,
+        seen_production: int | Unset | None = UNSET,
+    ) -> int:
+        """Make the version, move `production` to it when `publish`, and end the run, all at once.
+
+        A pinned `production` stays, and so does one that has moved from `seen_production` since the caller
+        decided: the run then says so instead of `reason`.
+
+        Returns: the version's number, the reserved one if there is one.
+        Raises:  LostLease.
+        """
+        with self._database.write() as connection:
+            _lock_task_of(connection, run_id)
+            run = _hold(connection, run_id, attempt)
+            number = reserve_number(connection, run)
+            kept = publish_version(connection, run, number, version, move=publish, seen=seen_production)
+            outcome = {"published": publish and kept is None, "published_reason": kept or reason}
+            _end(connection, run_id, "succeeded", version=number, **outcome)
+            return number
+
+    def add_items(self, run_id: str, attempt: int, items: Sequence[ImportItem]) -> None:
+        """Record what became of an archive's members; a retried import says it again.
+
+        Raises: LostLease.
+        """
+        with self._database.write() as connection:
+            tenant = _hold(connection, run_id, attempt).tenant
+            rows = [_item_row(tenant, run_id, item) for item in items]
+            if not rows:
+                return
+            new = insert(connection, import_items)
+            said = {column: new.excluded[column] for column in ("filename", "status", "example_id", "error")}
+            connection.execute(
+                new.on_conflict_do_update(index_elements=["run_id", "position"], set_=said), rows
+            )
+
+
+def _claimable() -> sa.Select[tuple[str]]:
+    silent = (runs.c.state == "running") & (runs.c.lease_until < database_clock())
+    return (
+        sa.select(runs.c.id)
+        .where((runs.c.state == "queued") | silent)
+        .order_by(runs.c.created_at, runs.c.id)
+        .limit(1)
+    )
+
+
+def _claiming(lease_s: float) -> sa.sql.dml.ReturningUpdate[Any]:
+    # SKIP LOCKED lets trainers claim side by side on PostgreSQL; SQLite has one writer and leaves it out.
+    oldest = _claimable().with_for_update(skip_locked=True).scalar_subquery()
+    return (
+        sa.update(runs)
+        .where(runs.c.id == oldest)
+        .values(
+            state="running",
+            attempt=runs.c.attempt + 1,
+            lease_until=database_clock() + lease_s,
+            heartbeat_at=database_clock(),
+            started_at=sa.func.coalesce(runs.c.started_at, database_clock()),
+            progress={},
+        )
+        .returning(runs.c.id, runs.c.attempt, runs.c.released, runs.c.cancel_requested)
+    )
+
+
+def _hold(connection: Connection, run_id: str, attempt: int, **values: Any) -> sa.Row[Any]:
+    """Write to the run and lock it, if it is still this attempt's. Raises: LostLease."""
+    mine = (runs.c.id == run_id) & (runs.c.attempt == attempt) & (runs.c.state == "running")
+    statement = sa.update(runs).where(mine).values(values or {"attempt": attempt}).returning(*runs.c)
+    row = connection.execute(statement).one_or_none()
+    if row is None:
+        raise LostLease(run_id)
+    return row
+
+
+def _lock_task_of(connection: Connection, run_id: str) -> None:
+    """The task before its run, as a deletion locks them: the other order could deadlock."""
+    task_id = sa.select(runs.c.task_id).where(runs.c.id == run_id).scalar_subquery()
+    connection.execute(sa.select(tasks.c.id).where(tasks.c.id == task_id).with_for_update())
+
+
+def _end(connection: Connection, run_id: str, state: RunState, **values: Any) -> None:
+    ended = {"state": state, "lease_until": None, "finished_at": database_clock(), **values}
+    connection.execute(sa.update(runs).where(runs.c.id == run_id).values(ended))
+    append_state(connection, run_id)
+
+
+def _interrupted(attempts: int) -> dict[str, Any]:
+    return {
+        "code": "run_interrupted",
+        "title": "Run interrupted",
+        "status": 500,
+        "detail": f"the trainer stopped in the middle of this run {attempts} times; start another",
+    }
+
+
+def _item_row(tenant: str, run_id: str, item: ImportItem) -> dict[str, Any]:
+    row = asdict(item)
+    return row | {"tenant": tenant, "run_id": run_id, "position": row.pop("index")}

@@ -1,0 +1,147 @@
+"""One database, SQLite or PostgreSQL: its transactions, its clock, its upserts and what its failures mean.
+
+All that differs between the two stands in this module.
+"""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import event, exc
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import Connection, Engine, make_url
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.functions import FunctionElement
+
+from models.errors import PolyheadError
+from service.errors import InvalidField, StoreFull, StoreUnavailable
+
+BUSY_TIMEOUT_S = 20  # SQLite: how long a writer waits for its turn
+POOL_TIMEOUT_S = 10  # how long a thread waits for a connection
+CHUNK = 500  # values in one IN list; both databases have a limit
+DISK_FULL = "53100"  # PostgreSQL's SQLSTATE
+
+
+class database_clock(FunctionElement[float]):  # noqa: N801  # reads as SQL
+    """Seconds since the epoch, UTC, on the database's clock: the one clock that all trainers share."""
+
+    type = sa.Double()
+    inherit_cache = True
+
+
+@compiles(database_clock, "sqlite")
+def _sqlite_clock(*_args: Any, **_options: Any) -> str:
+    return "((julianday('now') - 2440587.5) * 86400.0)"  # unixepoch('subsec') needs SQLite 3.42
+
+
+@compiles(database_clock, "postgresql")
+def _postgresql_clock(*_args: Any, **_options: Any) -> str:
+    return "extract(epoch from clock_timestamp())::double precision"
+
+
+def to_json(value: Any) -> str:
+    """JSON that PostgreSQL takes too: NaN and infinity are refused."""
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+
+class Database:
+    """Connections to one database; safe to share between threads, not across a fork."""
+
+    def __init__(self, url: str) -> None:
+        self.engine = open_engine(url)
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """A transaction that sees one state of the database and changes nothing.
+
+        Raises: StoreUnavailable.
+        """
+        with translated(), self.engine.connect() as connection:
+            if connection.dialect.name == "postgresql":
+                connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+            with connection.begin():
+                yield connection
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        """A transaction that is durable once the block has been left, and undone if it raises.
+
+        Raises: StoreUnavailable, StoreFull; InvalidField for a value that can't be stored.
+        """
+        with translated(), self.engine.connect() as connection:
+            connection.execution_options(writes=True)
+            with connection.begin():
+                yield connection
+
+    def ping(self) -> None:
+        """Raises: StoreUnavailable."""
+        with self.read() as connection:
+            connection.execute(sa.select(database_clock()))
+
+    def close(self) -> None:
+        self.engine.dispose()
+
+
+def open_engine(url: str, *, foreign_keys: bool = True) -> Engine:
+    """An engine whose SQLite connections are durable, and whose transactions begin as they are meant to."""
+    if make_url(url).get_backend_name() != "sqlite":
+        return sa.create_engine(
+            url, json_serializer=to_json, pool_size=10, max_overflow=30, pool_timeout=POOL_TIMEOUT_S,
+            pool_pre_ping=True,
+        )  # fmt: skip
+    path = sqlite_path(url)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    engine = sa.create_engine(
+        url, json_serializer=to_json, pool_size=10, max_overflow=30, pool_timeout=POOL_TIMEOUT_S,
+        # autocommit: the driver begins nothing by itself, _begin_sqlite does
+        connect_args={"timeout": BUSY_TIMEOUT_S, "isolation_level": None},
+    )  # fmt: skip
+
+    @event.listens_for(engine, "connect")
+    def _configure_sqlite(connection: Any, _record: Any) -> None:
+        connection.execute(f"PRAGMA foreign_keys = {'ON' if foreign_keys else 'OFF'}")
+        connection.execute("PRAGMA synchronous = FULL")  # in WAL mode, less may lose the last commits
+
+    @event.listens_for(engine, "begin")
+    def _begin_sqlite(connection: Connection) -> None:
+        # A deferred transaction that turns to writing late fails when another has written meanwhile.
+        writes = connection.get_execution_options().get("writes", False)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+    return engine
+
+
+def sqlite_path(url: str) -> Path:
+    """Raises: ValueError for a database in memory, which processes can't share."""
+    path = make_url(url).database
+    if not path or path == ":memory:":
+        raise ValueError(f"{url} is a database in memory: give it a file")
+    return Path(path)
+
+
+def insert(connection: Connection, table: sa.Table) -> sqlite.Insert | postgresql.Insert:
+    """An INSERT with `on_conflict_do_nothing` and `on_conflict_do_update`, the same in both dialects."""
+    return postgresql.insert(table) if connection.dialect.name == "postgresql" else sqlite.insert(table)
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Give the database's failures the service's names."""
+    try:
+        yield
+    except (exc.DBAPIError, exc.StatementError, exc.TimeoutError, UnicodeError, OverflowError) as error:
+        if isinstance(error, exc.IntegrityError | exc.ProgrammingError):
+            raise  # a mistake of ours, not the database's state
+        raise _meaning(error) from error
+
+
+def _meaning(error: Exception) -> PolyheadError:
+    cause = getattr(error, "orig", None) or error
+    if isinstance(error, exc.DataError) or isinstance(cause, ValueError | OverflowError):
+        return InvalidField(f"a value can't be stored: {str(cause).splitlines()[0]}")
+    if "disk is full" in str(cause) or getattr(cause, "sqlstate", None) == DISK_FULL:
+        return StoreFull()
+    return StoreUnavailable()

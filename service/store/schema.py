@@ -1,0 +1,94 @@
+"""The database's schema: bring it up to date, or say that it isn't."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from filelock import FileLock
+from sqlalchemy.engine import Connection, Engine
+
+from service.errors import NotReady
+from service.store.database import Database, open_engine, sqlite_path, translated
+
+MIGRATIONS = Path(__file__).parent / "migrations"
+ADVISORY_LOCK = 0x706F6C79  # any number that nothing else in the database uses
+
+
+def migrate(database_url: str, revision: str = "head") -> None:
+    """Upgrade (or, for an older revision, downgrade) in one transaction; safe by many at once.
+
+    Raises: StoreUnavailable, StoreFull.
+    """
+    # Foreign keys off: SQLite changes a table by copying it, and dropping the old one would cascade.
+    engine = open_engine(database_url, foreign_keys=False)
+    try:
+        with translated(), _alone(engine, database_url), engine.connect() as connection:
+            connection.execution_options(writes=True)
+            with connection.begin():
+                _run(connection, revision)
+                _check_references(connection)
+    finally:
+        engine.dispose()
+
+
+def check_schema(database: Database) -> None:
+    """Raises: NotReady unless the schema is the one that this code was written for."""
+    expected = ScriptDirectory.from_config(_config()).get_current_head()
+    with database.read() as connection:
+        found = MigrationContext.configure(connection).get_current_revision()
+    if found != expected:
+        raise NotReady(
+            f"the database's schema is {found or 'empty'} and this version needs {expected}: "
+            "run `polyhead migrate`"
+        )
+
+
+def _config() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+    config.set_main_option("path_separator", "os")
+    return config
+
+
+def _run(connection: Connection, revision: str) -> None:
+    config = _config()
+    config.attributes["connection"] = connection
+    current = MigrationContext.configure(connection).get_current_revision()
+    script = ScriptDirectory.from_config(config)
+    known = [step.revision for step in script.walk_revisions()]  # newest first
+    target = known[0] if revision == "head" else revision
+    if target == "base" or (current in known and target in known[known.index(current) + 1 :]):
+        command.downgrade(config, target)
+    else:
+        command.upgrade(config, target)
+
+
+@contextmanager
+def _alone(engine: Engine, database_url: str) -> Iterator[None]:
+    """One migration at a time; the others wait and find nothing left to do."""
+    if engine.dialect.name == "sqlite":
+        path = sqlite_path(database_url)
+        with FileLock(path.with_name(path.name + ".migrating")), engine.connect() as connection:
+            # Stays with the file. Not inside a transaction, nor while another connection is opened.
+            connection.connection.driver_connection.execute("PRAGMA journal_mode = WAL")  # type: ignore[union-attr]
+            connection.rollback()
+            yield
+        return
+    with engine.connect() as connection:
+        connection.execute(sa.select(sa.func.pg_advisory_lock(ADVISORY_LOCK)))
+        try:
+            yield
+        finally:
+            connection.execute(sa.select(sa.func.pg_advisory_unlock(ADVISORY_LOCK)))
+
+
+def _check_references(connection: Connection) -> None:
+    if connection.dialect.name == "sqlite":
+        broken = connection.exec_driver_sql("PRAGMA foreign_key_check").all()
+        if broken:
+            raise RuntimeError(f"the migration breaks references: {broken[:3]}")

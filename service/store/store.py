@@ -1,0 +1,55 @@
+"""The store: one database and one place for blobs, opened once in each process."""
+
+from dataclasses import dataclass
+
+from service.store.aliases import Aliases
+from service.store.blobs import Blobs
+from service.store.database import Database
+from service.store.embeddings import Embeddings
+from service.store.examples import Examples
+from service.store.idempotency import Idempotency
+from service.store.runs import Runs
+from service.store.tasks import Tasks
+from service.store.versions import Versions
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Store:
+    """Every method is one transaction, blocks (call it in a thread) and is safe in many threads."""
+
+    database: Database
+    blobs: Blobs
+    tasks: Tasks
+    examples: Examples
+    embeddings: Embeddings
+    runs: Runs
+    versions: Versions
+    aliases: Aliases
+    idempotency: Idempotency
+
+    def ping(self) -> None:
+        """Raises: StoreUnavailable when the database or the blobs are out of reach."""
+        self.database.ping()
+        self.blobs.ping()
+
+    def close(self) -> None:
+        self.database.close()
+
+
+def open_store(database_url: str, blob_url: str) -> Store:
+    """Open a store whose schema is up to date (`migrate`, `check_schema`). Not across a fork.
+
+    Raises: StoreUnavailable for blobs that can't be opened; the database is first reached when it is used.
+    """
+    database = Database(database_url)
+    return Store(
+        database=database,
+        blobs=Blobs(blob_url),
+        tasks=Tasks(database),
+        examples=Examples(database),
+        embeddings=Embeddings(database),
+        runs=Runs(database),
+        versions=Versions(database),
+        aliases=Aliases(database),
+        idempotency=Idempotency(database),
+    )

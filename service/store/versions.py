@@ -1,0 +1,91 @@
+"""Versions: the trained heads of a task, which never change."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, RowMapping
+
+from models.errors import BackboneMismatch
+from service.errors import UnknownVersion
+from service.store.database import Database
+from service.store.paging import number_after, page_of
+from service.store.publishing import options_digest
+from service.store.records import Page, Resolved, Task, Version
+from service.store.tables import versions
+
+_HIDDEN = {"tenant", "options_digest"}  # columns that the record doesn't have
+
+
+class Versions:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def get(self, task: Task, number: int) -> Version:
+        """Raises: UnknownVersion."""
+        with self._database.read() as connection:
+            return version_of(find_version(connection, task, number))
+
+    def list(self, task: Task, *, limit: int, after: str | None = None) -> Page[Version]:
+        statement = sa.select(versions).where(versions.c.task_id == task.id)
+        last = number_after(after)
+        if last is not None:
+            statement = statement.where(versions.c.number < last)
+        with self._database.read() as connection:
+            ordered = statement.order_by(versions.c.number.desc()).limit(limit + 1)
+            found = [version_of(row) for row in connection.execute(ordered).mappings()]
+        return page_of(found, limit, lambda version: version.number)
+
+    def find_equal(
+        self, task: Task, strategy: str, options: Mapping[str, Any], data_revision: int, backbone_digest: str
+    ) -> int | None:
+        """The newest version made of the same data with the same options on the same backbone."""
+        statement = (
+            sa.select(versions.c.number)
+            .where(
+                versions.c.task_id == task.id,
+                versions.c.options_digest == options_digest(strategy, options),
+                versions.c.data_revision == data_revision,
+                versions.c.backbone_digest == backbone_digest,
+            )
+            .order_by(versions.c.number.desc())
+            .limit(1)
+        )
+        with self._database.read() as connection:
+            number: int | None = connection.execute(statement).scalar_one_or_none()
+        return number
+
+    def resolve(self, task: Task, number: int, backbone_digest: str) -> Resolved:
+        """Raises: UnknownVersion; BackboneMismatch for one that this backbone can't serve."""
+        with self._database.read() as connection:
+            return resolve_version(connection, task, number, backbone_digest)
+
+
+def find_version(connection: Connection, task: Task, number: int) -> RowMapping:
+    """Raises: UnknownVersion."""
+    statement = sa.select(versions).where(versions.c.task_id == task.id, versions.c.number == number)
+    # A number that no column can hold is unknown too, not an error of the database.
+    row = None if number >= 2**31 else connection.execute(statement).mappings().one_or_none()
+    if row is None:
+        raise UnknownVersion(task.name, number)
+    return row
+
+
+def resolve_version(connection: Connection, task: Task, number: int, backbone_digest: str) -> Resolved:
+    """Raises: UnknownVersion, BackboneMismatch."""
+    row = find_version(connection, task, number)
+    if row["backbone_digest"] != backbone_digest:
+        raise BackboneMismatch(fitted_on=row["backbone_digest"], serving=backbone_digest)
+    same = ("kind", "threshold", "head_digest", "head_key", "backbone_digest")
+    return Resolved(
+        task_id=task.id,
+        task_name=task.name,
+        version=number,
+        labels=tuple(row["labels"]),
+        **{column: row[column] for column in same},
+    )
+
+
+def version_of(row: RowMapping) -> Version:
+    shown = {column: value for column, value in row.items() if column not in _HIDDEN}
+    return Version(**shown | {"labels": tuple(row["labels"])})
