@@ -3,6 +3,7 @@
 import hashlib
 import json
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 Precision = Literal["fp32", "bf16"]
@@ -23,6 +24,18 @@ class Preprocessing:
     crop_mode: CropMode = (
         "center"  # squash: both sides are resized, so the aspect ratio is lost and no border
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackboneConfig:
+    """Which backbone is asked for, and how it is to be run."""
+
+    name: str  # a timm name, or package.module:factory
+    weights: Path | None = None  # a local file; default: the package, or the hub
+    precision: Precision = "fp32"
+    input_size: int | None = None  # pixels; default: the weights' own
+    runtime: Literal["auto", "openvino", "torch"] = "auto"  # auto: torch where there is CUDA, else OpenVINO
+    threads: int | None = None  # default: all cores
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
