@@ -1,0 +1,179 @@
+"""ONNX out: a head alone, or backbone and head in one file, each checked against what was trained.
+
+IR 10 and opset 20 throughout: onnx' own defaults are newer than onnxruntime reads.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from onnx import TensorProto, compose, helper, numpy_helper
+from onnxruntime.capi import onnxruntime_pybind11_state
+
+from models.arrays import FloatArray, UInt8Array
+from models.errors import ExportError
+from models.head import Kind, LinearHead
+from models.identity import BackboneIdentity
+
+IR_VERSION = 10
+OPSET = 20
+FORMAT = "1"  # of the metadata; a reader refuses others
+EMBEDDING = "embedding"  # the backbone's output that a linear head consumes
+TOLERANCE = 1e-4
+RUNTIME_ERRORS = (  # onnxruntime's have no base class of their own
+    onnxruntime_pybind11_state.Fail,
+    onnxruntime_pybind11_state.InvalidArgument,
+    onnxruntime_pybind11_state.InvalidGraph,
+    onnxruntime_pybind11_state.InvalidProtobuf,
+    onnxruntime_pybind11_state.NotImplemented,
+    onnxruntime_pybind11_state.RuntimeException,
+)
+LARGEST = 2**31 - 2**20  # bytes of one protobuf file, less some for the head
+
+
+def head_metadata(
+    *, task: str, version: int, kind: Kind, labels: tuple[str, ...], identity: BackboneIdentity
+) -> dict[str, str]:
+    """What a file says of itself in `metadata_props`."""
+    return {
+        "polyhead_format": FORMAT,
+        "task": task,
+        "version": str(version),
+        "kind": kind,
+        "labels": json.dumps(labels, ensure_ascii=False),
+        "backbone": identity.name,
+        "backbone_digest": identity.digest,
+        "backbone_output": EMBEDDING,
+        "preprocessing": json.dumps(asdict(identity.preprocessing), sort_keys=True),
+    }
+
+
+def head_onnx(head: LinearHead, *, metadata: Mapping[str, str]) -> bytes:
+    """The head as a file: `embedding` float (N, D) -> `logits` and `probabilities` (N, C), or `value` (N, 1).
+
+    Raises: ExportError: onnx' checker refuses it.
+    """
+    classes, width = head.weight.shape
+    linear = "value" if head.kind == "regression" else "logits"
+    nodes = [helper.make_node("Gemm", [EMBEDDING, "weight", "bias"], [linear], transB=1)]
+    if head.kind == "multiclass":
+        nodes.append(helper.make_node("Softmax", [linear], ["probabilities"], axis=1))
+    elif head.kind == "multilabel":
+        nodes.append(helper.make_node("Sigmoid", [linear], ["probabilities"]))
+    graph = helper.make_graph(
+        nodes,
+        "head",
+        [helper.make_tensor_value_info(EMBEDDING, TensorProto.FLOAT, ["N", width])],
+        [helper.make_tensor_value_info(node.output[0], TensorProto.FLOAT, ["N", classes]) for node in nodes],
+        [
+            numpy_helper.from_array(np.ascontiguousarray(head.weight, dtype=np.float32), "weight"),
+            numpy_helper.from_array(np.ascontiguousarray(head.bias, dtype=np.float32), "bias"),
+        ],
+    )
+    model = helper.make_model(
+        graph, producer_name="polyhead", ir_version=IR_VERSION, opset_imports=[helper.make_opsetid("", OPSET)]
+    )
+    return _checked(model, metadata)
+
+
+def model_onnx(backbone: bytes | Path, head: bytes) -> bytes:
+    """Backbone and head in one file: `pixels` uint8 (N, H, W, C) -> the head's outputs and metadata.
+
+    The backbone's other outputs, and what only they need, are left out.
+
+    Raises: ExportError: the two don't fit together, or onnx' checker refuses the result.
+    """
+    data = backbone if isinstance(backbone, bytes) else backbone.read_bytes()
+    if len(data) + len(head) > LARGEST:
+        raise ExportError("backbone and head are above 2 GB together: use backbone.onnx and head.onnx")
+    lower, upper = onnx.load_from_string(data), onnx.load_from_string(head)
+    metadata = {entry.key: entry.value for entry in upper.metadata_props}
+    for model in (lower, upper):
+        del model.metadata_props[:]  # two values for one key would clash; the head's are written again
+        model.ir_version = IR_VERSION
+    _keep_output(lower.graph, EMBEDDING)
+    # without the prefixes, names such as "weight" clash
+    lower = compose.add_prefix(lower, "backbone/", rename_inputs=False)
+    upper = compose.add_prefix(upper, "head/", rename_outputs=False)
+    try:
+        merged = compose.merge_models(lower, upper, io_map=[(f"backbone/{EMBEDDING}", f"head/{EMBEDDING}")])
+    except ValueError as error:
+        raise ExportError(f"backbone and head don't fit together: {error}") from error
+    merged.producer_name = "polyhead"
+    return _checked(merged, metadata)
+
+
+def _keep_output(graph: Any, name: str) -> None:
+    """Remove every output but one, and the nodes and tensors that it doesn't need."""
+    kept = [output for output in graph.output if output.name == name]
+    if not kept:
+        raise ExportError(f"the backbone has no output {name!r}")
+    needed = {name}
+    nodes = []
+    for node in reversed(graph.node):  # ONNX nodes are in topological order
+        if needed.intersection(node.output):
+            needed.update(node.input)
+            needed.update(_captured(node))
+            nodes.append(node)
+    known = needed.union(*(node.output for node in nodes))
+    graph.CopyFrom(
+        helper.make_graph(
+            nodes[::-1],
+            graph.name,
+            graph.input,
+            kept,
+            [tensor for tensor in graph.initializer if tensor.name in needed],
+            value_info=[info for info in graph.value_info if info.name in known],
+        )
+    )
+
+
+def _captured(node: Any) -> set[str]:
+    """Names that the subgraphs of a node (If, Loop, Scan) may take from around it."""
+    graphs = [
+        graph for attribute in node.attribute for graph in (attribute.g, *attribute.graphs) if graph.node
+    ]
+    return {name for graph in graphs for inner in graph.node for name in (*inner.input, *_captured(inner))}
+
+
+def _checked(model: Any, metadata: Mapping[str, str]) -> bytes:
+    helper.set_model_props(model, dict(metadata))
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise ExportError(f"the exported file is not valid: {error}") from error
+    return bytes(model.SerializeToString())
+
+
+def check_parity(
+    data: bytes, inputs: FloatArray | UInt8Array, expected: FloatArray, *, scale: float = 1.0
+) -> float:
+    """Hold an exported file against the answers that it must give.
+
+    Args:    data: of `head_onnx` or `model_onnx`; inputs: (N, D) embeddings or (N, H, W, C) pixels;
+             expected: (N, C) probabilities or (N, 1) values; scale: 1, or of a regression the standard
+             deviation of the targets.
+    Returns: the largest difference, in units of `scale`.
+    Raises:  ExportError: it is above 1e-4, or onnxruntime can't run the file.
+    """
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    try:
+        session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        answered = session.run([session.get_outputs()[-1].name], {session.get_inputs()[0].name: inputs})[0]
+    except RUNTIME_ERRORS as error:
+        raise ExportError(f"onnxruntime can't run the exported file: {error}") from error
+    if answered.shape != expected.shape:
+        raise ExportError(f"the exported file answers {answered.shape} instead of {expected.shape}")
+    difference = float(np.abs(answered - expected).max(initial=0.0)) / (scale or 1.0)
+    if not difference <= TOLERANCE:  # NaN fails too
+        raise ExportError(
+            f"the exported file's answers are off by {difference:.2e}, more than {TOLERANCE:.0e}"
+        )
+    return difference

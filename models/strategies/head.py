@@ -1,0 +1,268 @@
+"""Strategy `head`: the backbone stays as it is, a linear model is fitted on its embeddings.
+
+Enough examples: split, choose the strength on validation, score once on test, refit on train and
+validation. Too few for a test split that means anything: nested cross-validation gives every example an
+answer that it had no part in, and what is served is fitted on all.
+
+No early stopping, no augmentation, no clock; the caller stores and times.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from models.arrays import FloatArray, IntArray
+from models.dataset import SPLITS, Dataset, SplitName
+from models.errors import UntrainableData
+from models.evaluate import evaluate
+from models.head import LinearHead
+from models.losses import THRESHOLD
+from models.splits import assign_folds, assign_splits, folds_within
+from models.strategies.imbalance import BALANCE, IMBALANCED, Weighting
+from models.strategies.strength import (
+    CRITERIA,
+    STRENGTHS,
+    Judged,
+    Nested,
+    fit_one,
+    judge,
+    judge_in_folds,
+    judge_nested,
+)
+from models.trainable import check_trainable
+
+FEW_PER_CLASS = 20  # labelled examples of a class, below which a test split says too little
+FEW_VALUES = 100  # the same for a regression, of all examples
+FOLDS = 5
+FOLDS_OF_MANY = 3
+MANY = 5_000  # examples above which 3 folds do
+SMALL = 2**22  # elements of the embeddings up to which one BLAS thread is faster than several
+
+Report = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeadOptions:
+    seed: int = 0  # of the split and the folds; the fits draw nothing
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class FitResult:
+    head: LinearHead
+    splits: tuple[SplitName, ...] | None  # of every example; None: evaluated out of fold, none assigned
+    split_digest: str  # sha256 over (id, split) or (id, fold)
+    evaluation: Literal["test", "out_of_fold"]
+    fitted_on: Literal["train+validation", "all"]  # what the served head was fitted on
+    metrics: dict[str, Any]  # of `evaluated_scores`
+    history: list[dict[str, Any]]  # one entry a candidate
+    decision: dict[str, Any]  # what was chosen, by what rule, from what
+    evaluated_ids: tuple[str, ...]
+    evaluated_scores: FloatArray  # (M, C) probabilities or (M, 1) values
+    trainable_parameters: int
+    total_parameters: int
+    threshold: float | None  # 0-1, multilabel
+
+
+def fit_head(
+    dataset: Dataset,
+    options: HeadOptions,
+    *,
+    total_backbone_parameters: int,
+    report: Report,
+    min_examples_per_class: int = 2,
+) -> FitResult:
+    """Train and evaluate a head; the same arguments give the same head, bit for bit.
+
+    Args:   report: called with {"phase", "candidate"?, "candidates"?, "score"?} as the work goes on.
+    Raises: UntrainableData: too few classes or examples, or the user's splits leave too few to train on.
+    """
+    check_trainable(dataset.kind, dataset.per_class, len(dataset), min_examples_per_class)
+    if dataset.kind == "regression" and np.ptp(dataset.targets) == 0:
+        raise UntrainableData("all examples have the same value: add some with another")
+    with threadpool_limits(limits=1 if dataset.embeddings.size <= SMALL else None, user_api="blas"):
+        rule = _rule(dataset)
+        rng = np.random.default_rng(options.seed)
+        fit = _out_of_fold if rule["mode"] == "out_of_fold" else _held_out
+        result = fit(dataset, rng, report)
+    decision = {"inputs": _inputs(dataset), "evaluation": rule, **result.decision}
+    return replace(
+        result,
+        decision=decision,
+        total_parameters=total_backbone_parameters + result.trainable_parameters,
+    )
+
+
+def _rule(dataset: Dataset) -> dict[str, Any]:
+    """Whether examples are held out for a test, and why."""
+    if "test" in dataset.splits:
+        return {"mode": "test", "because": "some examples are in the test split already"}
+    if None not in dataset.splits:
+        return {"mode": "out_of_fold", "because": "every example was put in train or validation"}
+    if dataset.kind == "regression":
+        few, said = len(dataset) < FEW_VALUES, f"{len(dataset)} examples, the bound is {FEW_VALUES}"
+    else:
+        label, count = min(dataset.per_class.items(), key=lambda item: item[1])
+        few, said = count < FEW_PER_CLASS, f"the smallest class, {label!r}, has {count} examples, "
+        said += f"the bound is {FEW_PER_CLASS}"
+    return {"mode": "out_of_fold" if few else "test", "because": said}
+
+
+def _inputs(dataset: Dataset) -> dict[str, Any]:
+    return {
+        "examples": len(dataset),
+        "classes": len(dataset.labels),
+        "per_class": dataset.per_class,
+        "embedding_dim": dataset.embeddings.shape[1],
+        "user_groups": len({group for group in dataset.groups if group is not None}),
+        "splits_given": sum(dataset.split_by_user),
+    }
+
+
+def _held_out(dataset: Dataset, rng: np.random.Generator, report: Report) -> FitResult:
+    report({"phase": "splitting"})
+    assigned = assign_splits(dataset, rng)
+    rows = {name: _rows(assigned.splits, name) for name in SPLITS}
+    train, validation, test = rows["train"], rows["validation"], rows["test"]
+    _check_train(dataset, train)
+    report({"phase": "fitting"})
+    if len(validation):
+        (judged,), _ = judge(dataset, train, [validation])
+        chosen_by = "validation"
+    else:  # the user left none: the training examples must do
+        folds = folds_within(dataset, train, assigned.groups, min(FOLDS, len(train)), rng)
+        judged = judge_in_folds(dataset, folds, train, _progress(report))
+        chosen_by = "cross-validation within train"
+    history = _history(dataset, judged)
+    for number, entry in enumerate(history, start=1):
+        report({"phase": "fitting", "candidate": number, "candidates": len(history), **entry})
+    strength = STRENGTHS[judged.chosen]
+    report({"phase": "evaluating"})
+    scored, _ = fit_one(dataset, train, strength)
+    scores = scored.head(dataset.labels).predict(dataset.embeddings[test])
+    report({"phase": "refitting"})
+    served, weighting = fit_one(dataset, np.sort(np.concatenate([train, validation])), strength)
+    return _result(
+        dataset,
+        head=served.head(dataset.labels),
+        rows=test,
+        scores=scores,
+        splits=assigned.splits,
+        split_digest=assigned.digest,
+        history=history,
+        decision={
+            "split": {name: len(members) for name, members in rows.items()},
+            "strength": _choice(dataset, judged, chosen_by),
+            "class_weighting": _weighting(weighting),
+            "warnings": list(assigned.warnings),
+        },
+    )
+
+
+def _out_of_fold(dataset: Dataset, rng: np.random.Generator, report: Report) -> FitResult:
+    report({"phase": "splitting"})
+    k = min(FOLDS if len(dataset) <= MANY else FOLDS_OF_MANY, len(dataset))
+    folds = assign_folds(dataset, k, rng)
+    report({"phase": "fitting"})
+    nested = judge_nested(dataset, folds.numbers, _progress(report))
+    report({"phase": "refitting"})
+    everything = np.arange(len(dataset))
+    served, weighting = fit_one(dataset, everything, STRENGTHS[nested.judged.chosen])
+    ignored = (
+        [f"{given} splits given are not used: too few examples for a test split"]
+        if (given := sum(split is not None for split in dataset.splits))
+        else []
+    )
+    return _result(
+        dataset,
+        head=served.head(dataset.labels),
+        rows=everything,
+        scores=nested.scores,
+        splits=None,
+        split_digest=folds.digest,
+        history=_history(dataset, nested.judged),
+        decision={
+            "folds": {"count": k, "sizes": np.bincount(folds.numbers, minlength=k).tolist()},
+            "strength": _choice(dataset, nested.judged, "cross-validation") | _inner(nested),
+            "class_weighting": _weighting(weighting),
+            "warnings": [*folds.warnings, *ignored],
+        },
+    )
+
+
+def _rows(splits: tuple[SplitName, ...], name: SplitName) -> IntArray:
+    return np.array([row for row, split in enumerate(splits) if split == name], dtype=np.int64)
+
+
+def _check_train(dataset: Dataset, train: IntArray) -> None:
+    if not len(train):
+        raise UntrainableData("the train split is empty: give fewer examples to validation and test")
+    if dataset.kind == "multiclass" and len(np.unique(dataset.targets[train])) < 2:
+        raise UntrainableData("the train split has examples of one class only: put others there too")
+
+
+def _progress(report: Report) -> Callable[[int, int, float | None], None]:
+    def progress(candidate: int, candidates: int, score: float | None) -> None:
+        said = {} if score is None else {"score": score}
+        report({"phase": "fitting", "candidate": candidate, "candidates": candidates, **said})
+
+    return progress
+
+
+def _history(dataset: Dataset, judged: Judged) -> list[dict[str, Any]]:
+    return [
+        {"strength": strength, "score": score}
+        for strength, score in zip(STRENGTHS, judged.scores(dataset), strict=True)
+    ]
+
+
+def _choice(dataset: Dataset, judged: Judged, chosen_by: str) -> dict[str, Any]:
+    return {
+        "chosen": STRENGTHS[judged.chosen],
+        "chosen_by": chosen_by,
+        "criterion": CRITERIA[dataset.kind],
+        "candidates": _history(dataset, judged),
+        "at_edge": judged.chosen in (0, len(STRENGTHS) - 1),
+    }
+
+
+def _inner(nested: Nested) -> dict[str, Any]:
+    return {"chosen_per_fold": [STRENGTHS[chosen] for chosen in nested.chosen]}
+
+
+def _weighting(weighting: Weighting) -> dict[str, Any]:
+    return {
+        "rule": f"count ** -{BALANCE:g} where one class has more than {IMBALANCED:g} times another's examples",
+        "ratio": weighting.ratio,
+        "applied": weighting.applied,
+    }
+
+
+def _result(
+    dataset: Dataset,
+    *,
+    head: LinearHead,
+    rows: IntArray,
+    scores: FloatArray,
+    splits: tuple[SplitName, ...] | None,
+    split_digest: str,
+    history: list[dict[str, Any]],
+    decision: dict[str, Any],
+) -> FitResult:
+    return FitResult(
+        head=head,
+        splits=splits,
+        split_digest=split_digest,
+        evaluation="out_of_fold" if splits is None else "test",
+        fitted_on="all" if splits is None else "train+validation",
+        metrics=evaluate(dataset.kind, dataset.labels, dataset.targets[rows], scores),
+        history=history,
+        decision=decision,
+        evaluated_ids=tuple(dataset.ids[row] for row in rows),
+        evaluated_scores=scores,
+        trainable_parameters=head.parameters,
+        total_parameters=head.parameters,
+        threshold=THRESHOLD if dataset.kind == "multilabel" else None,
+    )

@@ -1,0 +1,164 @@
+"""The choice of a penalty: candidates judged on examples that they were not fitted on."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.arrays import FloatArray, IntArray
+from models.dataset import Dataset
+from models.head import answers
+from models.losses import CERTAIN
+from models.strategies.basis import Floats, fit_basis
+from models.strategies.imbalance import Weighting, weigh
+from models.strategies.linear import CHOOSING, SERVING, LinearModel, fit_path
+
+STRENGTHS = (10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003)  # per example of squared norm 1; strongest first
+DEFAULT = 3  # STRENGTHS[DEFAULT], where nothing can be judged
+EXACT = 2**23  # elements of the features up to which the served model is fitted in float64
+
+CRITERIA = {
+    "multiclass": "log-loss",
+    "multilabel": "binary cross-entropy",
+    "regression": "root mean squared error",
+}
+
+Progress = Callable[[int, int, float | None], None]  # candidate, candidates, its score if there is one
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Judged:
+    """Sums of loss and of weight for each candidate, so that folds add up."""
+
+    loss: Floats  # (S,)
+    weight: Floats  # (S,)
+
+    def __add__(self, other: "Judged") -> "Judged":
+        return Judged(loss=self.loss + other.loss, weight=self.weight + other.weight)
+
+    @property
+    def chosen(self) -> int:
+        """The least mean loss; of equal ones the strongest penalty."""
+        return int(np.argmin(self.loss)) if self.weight.min() > 0 else DEFAULT
+
+    def scores(self, dataset: Dataset) -> list[float | None]:
+        """As CRITERIA says; None where nothing could be judged."""
+        means = [
+            float(loss / weight) if weight else None
+            for loss, weight in zip(self.loss, self.weight, strict=True)
+        ]
+        if dataset.kind == "regression":
+            return [None if mean is None else float(np.sqrt(mean)) for mean in means]
+        return means
+
+
+NOTHING_JUDGED = Judged(loss=np.zeros(len(STRENGTHS)), weight=np.zeros(len(STRENGTHS)))
+
+
+def judge(
+    dataset: Dataset, train: IntArray, held: Sequence[IntArray]
+) -> tuple[list[Judged], list[FloatArray]]:
+    """Fit every candidate on some rows and judge it on others.
+
+    Examples of a class that `train` has none of are left out: no strength can predict them. The others
+    count as they would in training (Weighting).
+
+    Args:    held: sets of rows that are judged apart.
+    Returns: for each of `held`, the sums; and for each candidate, its answers (m, C) to `held[0]`.
+    """
+    basis = fit_basis(dataset.embeddings[train], np.float32)
+    weighting = weigh(dataset.kind, dataset.targets[train], len(dataset.labels))
+    projected = [basis.project(dataset.embeddings[rows]) for rows in held]
+    sums = np.zeros((len(held), 2, len(STRENGTHS)))
+    first = []
+    path = fit_path(
+        dataset.kind, basis, dataset.targets[train], weighting, strengths=STRENGTHS, tolerance=CHOOSING
+    )
+    for candidate, model in enumerate(path):
+        for number, rows in enumerate(held):
+            scores = answers(dataset.kind, model.logits(projected[number]))
+            sums[number, :, candidate] = _loss(dataset, rows, scores, weighting)
+            if number == 0:
+                first.append(scores.astype(np.float32))
+    return [Judged(loss=loss, weight=weight) for loss, weight in sums], first
+
+
+def _loss(
+    dataset: Dataset, rows: IntArray, scores: NDArray[Any], weighting: Weighting
+) -> tuple[float, float]:
+    """Weighted sum of the losses of some rows, and the sum of the weights."""
+    targets = dataset.targets[rows]
+    if dataset.kind == "regression":
+        return float(np.square(scores[:, 0] - targets).sum()), float(len(rows))
+    bounded = np.clip(scores.astype(np.float64), CERTAIN, 1 - CERTAIN)
+    weights = weighting.of(targets)
+    if dataset.kind == "multiclass":
+        weights = weights * weighting.known[targets]
+        losses = -np.log(bounded[np.arange(len(rows)), targets])
+    else:
+        weights = weights * weighting.known
+        losses = -np.log(np.where(targets, bounded, 1 - bounded))
+    return float((weights * losses).sum()), float(weights.sum())
+
+
+def judge_in_folds(dataset: Dataset, folds: IntArray, rows: IntArray, progress: Progress) -> Judged:
+    """Cross-validation of the candidates over some rows.
+
+    Args: folds: (len(rows),) fold of each row.
+    """
+    total = NOTHING_JUDGED
+    numbers = np.unique(folds)
+    for fold in numbers:
+        (judged,), _ = judge(dataset, rows[folds != fold], [rows[folds == fold]])
+        total += judged
+        progress(int(fold) + 1, len(numbers), total.scores(dataset)[total.chosen])
+    return total
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Nested:
+    scores: FloatArray  # (N, C) out-of-fold answers
+    chosen: list[int]  # for each fold, the candidate that answered
+    judged: Judged  # over all folds: what the served model's strength is chosen by
+
+
+def judge_nested(dataset: Dataset, folds: IntArray, progress: Progress) -> Nested:
+    """Out-of-fold answers, each by a model that its example neither trained nor chose.
+
+    The strength for fold f is chosen by models fitted without f and a neighbour, judged on the neighbour.
+    Such a model serves both of its folds, so k of them do for k choices, with two neighbours each.
+
+    Args: folds: (N,) in [0, k), k >= 3.
+    """
+    k = int(folds.max()) + 1
+    members = [np.flatnonzero(folds == fold) for fold in range(k)]
+    inner = [NOTHING_JUDGED] * k
+    for fold in range(k):
+        after = (fold + 1) % k
+        train = np.flatnonzero((folds != fold) & (folds != after))
+        (of_after, of_fold), _ = judge(dataset, train, [members[after], members[fold]])
+        inner[fold] += of_after
+        inner[after] += of_fold
+        progress(fold + 1, 2 * k, None)
+    total = NOTHING_JUDGED
+    columns = 1 if dataset.kind == "regression" else len(dataset.labels)
+    scores = np.zeros((len(dataset), columns), dtype=np.float32)
+    for fold in range(k):
+        (judged,), candidates = judge(dataset, np.flatnonzero(folds != fold), [members[fold]])
+        scores[members[fold]] = candidates[inner[fold].chosen]
+        total += judged
+        progress(k + fold + 1, 2 * k, total.scores(dataset)[total.chosen])
+    return Nested(scores=scores, chosen=[judged.chosen for judged in inner], judged=total)
+
+
+def fit_one(dataset: Dataset, rows: IntArray, strength: float) -> tuple[LinearModel, Weighting]:
+    """The model of one strength, fitted tightly: it is scored, or served."""
+    exact = len(rows) * min(len(rows), dataset.embeddings.shape[1]) <= EXACT
+    basis = fit_basis(dataset.embeddings[rows], np.float64 if exact else np.float32)
+    weighting = weigh(dataset.kind, dataset.targets[rows], len(dataset.labels))
+    path = fit_path(
+        dataset.kind, basis, dataset.targets[rows], weighting, strengths=(strength,), tolerance=SERVING
+    )
+    return next(path), weighting
