@@ -107,9 +107,9 @@ class Demo:
 
 
 def environment() -> dict[str, str]:
-    """Ours, without settings of a user's own service, and with this checkout importable from any folder."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("POLYHEAD_")}
-    return kept | {"PYTHONPATH": str(Path(__file__).resolve().parents[1])}
+    """Ours, without what would lead to a service or a store of the user's own."""
+    dropped = {f"POLYHEAD_{name}" for name in ("HOST", "PORT", "URL", "DATA_DIR", "DATABASE_URL", "BLOB_URL")}
+    return {name: value for name, value in os.environ.items() if name not in dropped}
 
 
 @contextmanager

@@ -1,8 +1,9 @@
-"""The tables in docs/ that are made from code: settings and errors.
+"""The parts of the documents that are made from code: the tables of settings and errors, the tree.
 
 `python -m service.reference` writes them between their markers; a test holds the files against the code.
 """
 
+import ast
 import inspect
 import re
 from pathlib import Path
@@ -14,7 +15,9 @@ from models.errors import PolyheadError
 from service.errors import PROBLEMS, Problem
 from service.settings import Settings
 
-DOCS = Path(__file__).resolve().parents[1] / "docs"
+ROOT = Path(__file__).resolve().parents[1]
+DOCS = ROOT / "docs"
+REMARK_COLUMN = 28
 MARKERS = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 INTERNAL = "the server failed; its log has the request's id"
 # Defaults that differ from machine to machine.
@@ -78,16 +81,58 @@ def cell(text: str) -> str:
     return text.replace("|", r"\|")
 
 
-TABLES = {"settings": settings_table, "errors": errors_table}
+# What the tree shows, in order; modules and packages below `service` and `models` speak for themselves.
+TREE = {
+    "service/": "",
+    "models/": "",
+    "tests/unit/": "one module at a time, without a network",
+    "tests/integration/": "routes, engine and trainer over real stores and a tiny backbone",
+    "tests/e2e/": "real processes: the demo, this page's walk-through, kill -9, SIGTERM",
+    "docs/settings.md": "every setting",
+    "docs/errors.md": "every error code",
+    "docs/decisions/": "what a newcomer would question, with what was measured",
+    ".github/CONTRIBUTING.md": "set-up, habits, how to add a route, a backbone, a strategy",
+    ".ci/run": "what CI runs",
+    "Makefile": "install, demo, test, serve, check",
+    "pyproject.toml": "dependencies and the settings of every tool",
+}
+
+
+def tree() -> str:
+    """The checkout, a line a path, each with what it is for."""
+    lines = ["```text", "polyhead/"]
+    for path, remark in TREE.items():
+        if remark:
+            lines.append(tree_line(1, path, remark))
+            continue
+        folder = ROOT / path
+        lines.append(tree_line(1, path, first_line(folder / "__init__.py")))
+        packages = sorted(each.parent for each in folder.glob("*/__init__.py"))
+        modules = sorted(each for each in folder.glob("*.py") if each.name != "__init__.py")
+        lines += [tree_line(2, f"{each.name}/", first_line(each / "__init__.py")) for each in packages]
+        lines += [tree_line(2, each.name, first_line(each)) for each in modules]
+    return "\n".join([*lines, "```"])
+
+
+def tree_line(depth: int, name: str, remark: str) -> str:
+    return f"{'  ' * depth}{name}".ljust(REMARK_COLUMN) + remark.replace("`", "")
+
+
+def first_line(module: Path) -> str:
+    said = ast.get_docstring(ast.parse(module.read_text("utf-8"))) or ""
+    return re.split(r"[.;] |\n", said, maxsplit=1)[0].rstrip(".:")
+
+
+SECTIONS = {"settings": settings_table, "errors": errors_table, "tree": tree}
 
 
 def fill(text: str) -> str:
     """The text with every generated section made anew."""
-    return MARKERS.sub(lambda found: f"{found[1]}{TABLES[found[2]]()}\n{found[3]}", text)
+    return MARKERS.sub(lambda found: f"{found[1]}{SECTIONS[found[2]]()}\n{found[3]}", text)
 
 
 def main() -> None:
-    for path in sorted(DOCS.glob("*.md")):
+    for path in [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]:
         path.write_text(fill(path.read_text("utf-8")), "utf-8")
 
 

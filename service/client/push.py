@@ -69,7 +69,7 @@ def push_archive(client: Client, options: PushOptions, console: Console) -> Tall
     console.print(f"Import {run['id']} of {options.source.name} has begun.")
     run = follow(client, run["id"], console)
     tally = Tally()
-    for item in client.pages(f"/v1/runs/{run['id']}/items", limit=500):
+    for item in client.pages(f"/v1/runs/{run['id']}/results", limit=500):
         tally.add(item["filename"], item)
     if run["state"] != "succeeded":
         why = describe_problem(run["error"]) if run.get("error") else run["state"]

@@ -82,13 +82,14 @@ def narrator(console: Console, status: Status) -> Callable[[Event], None]:
 
 
 def describe_event(event: Event) -> str:
-    """`running`, or `fit: 12 of 40, score 0.9312, 3 s left` from the known parts of a progress."""
+    """`running`, or `embedding: 12 of 40, 3 s left`, from those parts of a progress that are known."""
     data = event.data
     if event.event == "state":
         return str(data.get("state", "?"))
     parts = list[str]()
-    if "done" in data and "total" in data:
-        parts.append(f"{data['done']} of {data['total']}")
+    for what, number, of in (("", "done", "total"), ("candidate ", "candidate", "candidates")):
+        if number in data and of in data:
+            parts.append(f"{what}{data[number]} of {data[of]}")
     if data.get("epoch") is not None:
         parts.append(f"epoch {data['epoch']}")
     if data.get("score") is not None:

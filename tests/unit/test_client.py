@@ -331,7 +331,10 @@ def trained_service(request: Request) -> Answer:
         case "POST", "/v1/tasks/cells/runs":
             return Answer({"id": "run_1", "state": "queued"}, 202)
         case "GET", "/v1/runs/run_1/events":
-            events = ['{"phase": "fit", "done": 1, "total": 4}', '{"phase": "export"}']
+            events = [
+                '{"phase": "fitting", "candidate": 1, "candidates": 4, "score": 0.5}',
+                '{"phase": "export"}',
+            ]
             return Answer("".join(f"event: progress\ndata: {data}\n\n" for data in events).encode())
         case "GET", "/v1/runs/run_1":
             return Answer(succeeded)
@@ -361,7 +364,13 @@ def test_push_uploads_trains_follows_and_reports(tmp_path):
     with serving(trained_service) as url, Client(url) as client:
         assert push(client, options, console)
     said = said_by(console)
-    for part in ("3 there already", "fit: 1 of 4", "export", "0.9000", "version 3 is production now (first)"):
+    for part in (
+        "3 there already",
+        "fitting: candidate 1 of 4, score 0.5000",
+        "export",
+        "0.9000",
+        "version 3 is production now (first)",
+    ):
         assert part in said
 
 
