@@ -7,6 +7,8 @@ import platformdirs
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from models.identity import BackboneConfig
+
 Count = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0)]
 Bytes = Annotated[int, Field(ge=1)]
@@ -89,6 +91,17 @@ class Settings(BaseSettings):
     )
     poll_s: Seconds = Field(0.2, description="Seconds between a trainer's looks for work.")
     max_attempts: Count = Field(3, description="Tries at a run whose trainer died.")
+
+    @property
+    def backbone_config(self) -> BackboneConfig:
+        return BackboneConfig(
+            name=self.backbone,
+            weights=self.weights,
+            precision=self.precision,
+            input_size=self.input_size,
+            runtime=self.runtime,
+            threads=self.inference_threads,
+        )
 
     @property
     def resolved_database_url(self) -> str:

@@ -1,0 +1,121 @@
+"""The `polyhead` command. Each command imports what it needs, so that `--help` is quick."""
+
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from service.settings import Settings
+
+app = typer.Typer(
+    help="One frozen vision backbone, many task heads. Every setting is an environment variable POLYHEAD_…",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+DataDir = Annotated[Path | None, typer.Option(help="Folder of the embedded database and blobs.")]
+
+
+@app.command()
+def serve(
+    host: Annotated[str | None, typer.Option(help="Address to listen on: 127.0.0.1, 0.0.0.0 or ::.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Run everything on one machine: HTTP, inference, training, an embedded database."""
+    from models.errors import PolyheadError  # noqa: PLC0415 - see the module's docstring, here and below
+    from service.listener import check_free  # noqa: PLC0415
+    from service.preflight import Preflight, check_folders  # noqa: PLC0415
+    from service.telemetry import configure_logging, metrics_folder  # noqa: PLC0415
+
+    settings = load_settings(host=host, port=port, data_dir=data_dir)
+    # Until the server has handlers of its own; as PID 1 the default would be to ignore it.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    configure_logging(settings.log_level, "main")
+    try:
+        check_free(settings.host, settings.port)
+        check_folders(settings)
+        with metrics_folder(), Preflight(settings) as preflight:
+            from service.app import create_app  # noqa: PLC0415
+            from service.server import Server  # noqa: PLC0415 - meanwhile, and after the metrics have a folder
+            from service.supervisor import ServerFailed  # noqa: PLC0415
+
+            try:
+                Server(settings, preflight.result(), create_app).run()
+            except ServerFailed as error:
+                fail(str(error), code=1)
+    except PolyheadError as error:
+        fail(str(error), code=2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+@app.command()
+def worker(data_dir: DataDir = None) -> None:
+    """Run a trainer alone, on the store that the servers use."""
+    from service.supervisor import run_trainer_process  # noqa: PLC0415
+
+    run_trainer_process(load_settings(data_dir=data_dir), parent=None)
+
+
+@app.command()
+def migrate(data_dir: DataDir = None) -> None:
+    """Bring the database's schema up to date."""
+    from models.errors import PolyheadError  # noqa: PLC0415
+    from service.preflight import check_folders  # noqa: PLC0415
+    from service.store import migrate as run_migrations  # noqa: PLC0415
+
+    settings = load_settings(data_dir=data_dir)
+    try:
+        if settings.database_url is None:
+            check_folders(settings)
+        run_migrations(settings.resolved_database_url)
+    except PolyheadError as error:
+        fail(str(error), code=2)
+
+
+@app.command()
+def openapi() -> None:
+    """Print the OpenAPI schema as JSON."""
+    import json  # noqa: PLC0415
+
+    from service.app import openapi_schema  # noqa: PLC0415
+
+    sys.stdout.write(json.dumps(openapi_schema(), indent=2, ensure_ascii=False) + "\n")
+
+
+def load_settings(**given: Any) -> "Settings":
+    """Read the environment; what was given on the command line wins. Ends the process for a wrong value."""
+    from pydantic import ValidationError  # noqa: PLC0415
+    from pydantic_settings import SettingsError  # noqa: PLC0415
+
+    from service.settings import Settings  # noqa: PLC0415
+
+    try:
+        return Settings(**{name: value for name, value in given.items() if value is not None})
+    except ValidationError as error:
+        for each in error.errors():
+            name = "_".join(str(part) for part in each["loc"]).upper()
+            sys.stderr.write(f"POLYHEAD_{name}: {each['msg']}, not {each['input']!r}\n")
+    except SettingsError as error:
+        sys.stderr.write(f"{error}\n")
+    sys.exit(2)
+
+
+def fail(message: str, *, code: int) -> None:
+    sys.stderr.write(f"polyhead: {message}\n")
+    sys.exit(code)
+
+
+def main() -> None:
+    # For a network of the user's own, `package.module:factory`; last, so that it hides nothing of ours.
+    sys.path.append(str(Path.cwd()))
+    app()
+
+
+if __name__ == "__main__":
+    main()

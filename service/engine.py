@@ -1,0 +1,287 @@
+"""The LitServe seam: every private part of LitServe that is used is used here, and pinned by a test.
+
+LitServe gives the manager process and its queues, the spawned worker around one LitAPI, and the task that
+brings answers back into an API process. Its HTTP side is not used: its routes, middlewares and API key never
+exist in our app. Nor is its `run` (docs/decisions/own-main-loop.md): `service.server` has the main loop.
+"""
+
+import asyncio
+import contextlib
+import pickle
+import time
+import uuid
+from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any, Protocol
+
+import litserve
+import structlog
+from litserve.server import response_queue_to_buffer
+from litserve.utils import LitAPIStatus, ResponseBufferItem
+from starlette.formparsers import MultiPartParser
+
+from models.arrays import UInt8Array
+from models.errors import PolyheadError
+from models.identity import BackboneIdentity
+from service.batching import Answer, HeadRef, Job, joined, split
+from service.board import Board
+from service.errors import DeadlineExceeded, Overloaded, WorkerFailed
+from service.inference import PATH, InferenceAPI
+from service.metrics import QUEUED_IMAGES, REJECTIONS, RESUBMITTED_JOBS, STAGE_SECONDS
+from service.settings import Settings
+
+__all__ = ["Answer", "Engine", "HeadRef", "Inference", "LitEngine"]
+
+# Importing litserve lets multipart files grow in memory without bound; 1 MiB is Starlette's own default.
+MultiPartParser.spool_max_size = 2**20
+
+PROBE_S = 1.0
+PROGRESS_S = 30.0  # a worker that was silent for longer is not alive
+WATCH_S = 0.1
+
+log = structlog.stdlib.get_logger(__name__)
+
+
+class Engine(Protocol):
+    """Embeds images and runs heads on them."""
+
+    @property
+    def identity(self) -> BackboneIdentity: ...
+
+    async def submit(
+        self, pixels: UInt8Array, heads: Sequence[HeadRef] = (), *, embeddings: bool = False
+    ) -> Answer:
+        """Put images through the backbone once and through each head.
+
+        Args:   pixels: (N, H, W, C) uint8 at the backbone's input size, N >= 1.
+        Raises: Overloaded, DeadlineExceeded, WorkerFailed, BackboneError.
+        """
+        ...
+
+    async def alive(self) -> bool:
+        """Whether images can still be answered here, sooner or later."""
+        ...
+
+    @property
+    def draining(self) -> bool:
+        """Whether the server is about to stop, so that long answers should end."""
+        ...
+
+
+class Inference:
+    """The main process's side: starts, replaces and ends the manager and the worker."""
+
+    def __init__(
+        self, settings: Settings, identity: BackboneIdentity, backbone_file: Path, board: Board
+    ) -> None:
+        self.settings = settings
+        self.identity = identity
+        self.board = board
+        self._api = InferenceAPI(settings, identity, backbone_file, board)
+        # "cpu": LitServe's search for devices would import torch; the runtime does its own in the worker.
+        self._server = litserve.LitServer(self._api, accelerator="cpu", timeout=False, restart_workers=True)
+        self._manager: Any = None
+
+    def start_manager(self) -> None:
+        """Start the process that holds the queues, before any other."""
+        self._manager = self._server._init_manager(self.settings.api_processes)  # noqa: SLF001
+
+    def start_worker(self) -> BaseProcess:
+        """Start the worker, or one in the place of one that died; it is ready when the board says so."""
+        return self._server.launch_single_inference_worker(self._api, 0)  # type: ignore[no-any-return]
+
+    @property
+    def manager(self) -> BaseProcess:
+        """Nothing works without it, and what it held is lost with it."""
+        return self._manager._process  # type: ignore[no-any-return]  # noqa: SLF001
+
+    def close(self) -> None:
+        if self._manager is not None:
+            self._manager.shutdown()
+
+    @contextlib.asynccontextmanager
+    async def engine(self, index: int) -> AsyncIterator["LitEngine"]:
+        """The engine of this API process; `index` is its place among them."""
+        # LitServe waits for answers in the default pool, where nothing else may keep it waiting.
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(32, thread_name_prefix="default"))
+        engine = LitEngine(self._server, index, self.identity, self.settings, self.board)
+        async with engine.running():
+            yield engine
+
+
+@dataclass(slots=True)
+class Waiting:
+    """A job that has no answer yet."""
+
+    job: Job
+    item: ResponseBufferItem
+    generation: int  # of the worker that was ready when it was queued
+    queued_again: bool = False
+
+    @property
+    def over(self) -> bool:
+        """Answered, or of no use to anybody: the worker drops it when its turn comes."""
+        return self.item.event.is_set() or self.job.deadline <= time.monotonic()
+
+
+class LitEngine:
+    """Queues the images of one API process and brings back their answers."""
+
+    def __init__(
+        self,
+        server: litserve.LitServer,
+        index: int,
+        identity: BackboneIdentity,
+        settings: Settings,
+        board: Board,
+    ) -> None:
+        self._server = server
+        self._index = index
+        self._identity = identity
+        self._settings = settings
+        self._board = board
+        self._queue = server._get_request_queue(PATH)  # noqa: SLF001
+        self._waiting: dict[str, Waiting] = {}
+        self._images = 0  # of the jobs in _waiting
+        self._unanswered_since: float | None = None  # the first probe after the last answer
+        # Threads of its own, because a put blocks while the manager unpickles.
+        self._putters = ThreadPoolExecutor(2, thread_name_prefix="put")
+
+    @property
+    def identity(self) -> BackboneIdentity:
+        return self._identity
+
+    @property
+    def draining(self) -> bool:
+        return self._board.draining
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        watch = asyncio.create_task(self._watch(), name="engine-watch")
+        try:
+            yield
+        finally:
+            watch.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await watch
+            self._putters.shutdown(wait=False, cancel_futures=True)
+
+    async def submit(
+        self, pixels: UInt8Array, heads: Sequence[HeadRef] = (), *, embeddings: bool = False
+    ) -> Answer:
+        # A lone request may be larger than the bound: it is refused only while others wait.
+        if self._images and self._images + len(pixels) > self._settings.max_queued_images:
+            REJECTIONS.inc()
+            raise Overloaded
+        started = time.monotonic()
+        deadline = started + self._settings.request_deadline_s
+        jobs = split(
+            pixels,
+            tuple(heads),
+            embeddings=embeddings,
+            size=self._settings.max_batch_size,
+            queued_at=started,
+            deadline=deadline,
+        )
+        try:
+            async with asyncio.timeout(self._settings.request_deadline_s):
+                return joined(await asyncio.gather(*(self._ask(job) for job in jobs)))
+        except TimeoutError:
+            raise DeadlineExceeded(seconds=self._settings.request_deadline_s) from None
+        finally:
+            STAGE_SECONDS.labels("total").observe(time.monotonic() - started)
+
+    async def alive(self) -> bool:
+        """Send a probe through the worker; behind a long queue, the worker's progress counts instead."""
+        if self._board.silence_s > PROGRESS_S:
+            return False
+        now = time.monotonic()
+        self._unanswered_since = self._unanswered_since or now
+        job = Job(
+            pixels=b"", shape=(0,), heads=(), embeddings=False, queued_at=now, deadline=now + PROGRESS_S
+        )
+        try:
+            async with asyncio.timeout(PROBE_S):
+                return isinstance(await self._ask(job), Answer)
+        except TimeoutError:
+            since = self._unanswered_since
+            return since is None or time.monotonic() - since < PROGRESS_S
+
+    async def _ask(self, job: Job) -> Answer | PolyheadError:
+        """Queue one job and wait for its answer; a failure is a value, so that no sibling is left behind."""
+        uid = uuid.uuid4().hex
+        item = ResponseBufferItem(asyncio.Event())
+        waiting = self._waiting[uid] = Waiting(job, item, self._board.generation)
+        self._server.response_buffer[uid] = item
+        self._count(job.images)
+        try:
+            await self._put(uid, job)
+            await item.event.wait()
+        finally:
+            # Given up before its deadline (the client went away), a job still lies in the queue: it counts
+            # there until `_watch` sees its answer.
+            if waiting.over:
+                self._forget(uid)
+        self._unanswered_since = None
+        answer: Answer | PolyheadError = pickle.loads(item.response[0])  # noqa: S301  # our own worker wrote it
+        return answer
+
+    async def _put(self, uid: str, job: Job) -> None:
+        ticket = (self._index, uid, job.queued_at, job)
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._putters, self._queue.put, ticket)
+        except (EOFError, OSError) as error:  # no manager, so no server for much longer
+            log.warning("the queue is gone", error=str(error))
+            self._fail(uid)
+
+    async def _watch(self) -> None:
+        """Bring back answers, let go of jobs that nobody waits for, and repeat those that a worker lost."""
+        while True:
+            # LitServe's task ends, with only a log line, on anything unexpected.
+            pump = asyncio.create_task(
+                response_queue_to_buffer(
+                    self._server._transport,  # noqa: SLF001
+                    self._server.response_buffer,
+                    self._index,
+                    self._server.litapi_connector,
+                )
+            )
+            try:
+                while not pump.done():
+                    await asyncio.sleep(WATCH_S)
+                    await self._sweep()
+            finally:
+                pump.cancel()
+
+    async def _sweep(self) -> None:
+        generation = self._board.generation
+        for uid, waiting in list(self._waiting.items()):
+            if waiting.over:
+                self._forget(uid)
+            elif waiting.generation < generation:
+                if waiting.queued_again:  # two workers died of it, or beside it
+                    self._fail(uid)
+                    continue
+                # Perhaps it is still in the queue, perhaps the dead worker had it: the new one skips doubles.
+                waiting.generation, waiting.queued_again = generation, True
+                RESUBMITTED_JOBS.inc()
+                await self._put(uid, waiting.job)
+
+    def _fail(self, uid: str) -> None:
+        waiting = self._waiting.get(uid)
+        if waiting is not None and not waiting.item.event.is_set():
+            waiting.item.response = (pickle.dumps(WorkerFailed()), LitAPIStatus.ERROR)
+            waiting.item.event.set()
+
+    def _forget(self, uid: str) -> None:
+        self._server.response_buffer.pop(uid, None)
+        waiting = self._waiting.pop(uid, None)
+        if waiting is not None:
+            self._count(-waiting.job.images)
+
+    def _count(self, images: int) -> None:
+        self._images += images
+        QUEUED_IMAGES.set(self._images)

@@ -1,0 +1,75 @@
+"""A few routes on the real engine, without a task or a user in sight."""
+
+import asyncio
+import contextlib
+import json
+import os
+import sys
+from collections.abc import AsyncIterator
+
+import numpy as np
+from fastapi import FastAPI, Request, Response
+
+from models.errors import PolyheadError
+from service.engine import HeadRef
+from service.errors import problem_of
+from service.parts import OpenParts, Parts
+from service.settings import Settings
+
+
+def make_app(_settings: Settings, open_parts: OpenParts) -> FastAPI:
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with open_parts(app) as parts:
+            app.state.parts = parts
+            yield
+
+    app = FastAPI(lifespan=lifespan)
+
+    @app.post("/submit")
+    async def submit(request: Request) -> Response:
+        """Body: uint8 pixels of ?images= images. Answers embeddings and the outputs of ?heads=[[digest, key]]."""
+        parts: Parts = request.app.state.parts
+        pixels = np.frombuffer(await request.body(), np.uint8)
+        heads = [HeadRef(*ref) for ref in json.loads(request.query_params.get("heads", "[]"))]
+        try:
+            answer = await parts.engine.submit(pixels.reshape(-1, 32, 32, 3), heads, embeddings=True)
+        except PolyheadError as error:
+            return Response(str(error), problem_of(error).status)
+        assert answer.embeddings is not None
+        outputs = [
+            str(output) if isinstance(output, PolyheadError) else output.tolist() for output in answer.outputs
+        ]
+        return Response(json.dumps({"embeddings": answer.embeddings.tolist(), "outputs": outputs}))
+
+    @app.post("/give-up")
+    async def give_up(request: Request) -> dict[str, int]:
+        """Submit, go away before the answer, and tell what the engine still holds: at once, and a moment later."""
+        engine = request.app.state.parts.engine
+        task = asyncio.create_task(engine.submit(np.zeros((1, 32, 32, 3), np.uint8)))
+        await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait([task])
+        await asyncio.sleep(1)
+        return {"held": len(engine._waiting), "buffered": len(engine._server.response_buffer)}
+
+    @app.get("/alive")
+    async def alive(request: Request) -> dict[str, object]:
+        return {"alive": await request.app.state.parts.engine.alive(), "pid": os.getpid()}
+
+    @app.get("/slow")
+    async def slow(seconds: float) -> str:
+        await asyncio.sleep(seconds)
+        return "done"
+
+    @app.get("/modules")
+    async def modules() -> list[str]:
+        return sorted(sys.modules)
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        from service.metrics import CONTENT_TYPE, metrics_text
+
+        return Response(metrics_text(), media_type=CONTENT_TYPE)
+
+    return app
