@@ -114,11 +114,16 @@ class _Listing:
         if size > self.limits.member_bytes:
             error = f"it is larger than the {self.limits.member_bytes} bytes allowed for one file"
         if not path.isprintable() or len(path) > PATH_CHARACTERS:
-            path = "".join(each if each.isprintable() else "�" for each in path[:PATH_CHARACTERS])
+            path = printable(path)
             error = error or "its name is too long, or holds characters that can't be shown"
         said = InvalidArchive(f"{path}: {error}") if error else None
         self.members.append(Member(index=index, path=path, size=size, error=said))
         return self.members[-1]
+
+
+def printable(name: str) -> str:
+    """A name of any origin as it may be stored and shown."""
+    return "".join(each if each.isprintable() else "�" for each in name[:PATH_CHARACTERS])
 
 
 def _safe_path(name: str) -> str:
