@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from service.client import commands
+
 if TYPE_CHECKING:
     from service.settings import Settings
 
@@ -86,6 +88,10 @@ def openapi() -> None:
     from service.app import openapi_schema  # noqa: PLC0415
 
     sys.stdout.write(json.dumps(openapi_schema(), indent=2, ensure_ascii=False) + "\n")
+
+
+app.command()(commands.push)
+app.command()(commands.predict)
 
 
 def load_settings(**given: Any) -> "Settings":

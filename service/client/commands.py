@@ -34,8 +34,15 @@ def push(
 ) -> None:
     """Upload labelled photos, and train on them if asked.
 
-    Layouts: class/x.jpg; train|validation|test/class/x.jpg; or metadata.csv or .jsonl with file_name,
-    label|labels|value, group, split. The same of a zip or tar. Run it again at will: what is there stays.
+    Layouts of a folder, a zip or a tar:
+
+    - class/x.jpg
+
+    - train|validation|test/class/x.jpg
+
+    - metadata.csv or .jsonl with file_name, label|labels|value, group, split
+
+    Run it again at will: what is there already stays.
     """
     from service.client.push import PushOptions  # noqa: PLC0415
     from service.client.push import push as run_push  # noqa: PLC0415
@@ -48,7 +55,7 @@ def push(
 
 
 def predict(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE…", help="Photos.")],
+    files: Annotated[list[Path], typer.Argument(metavar="FILE", help="Photos.")],
     *,
     task: Task,
     url: Url = URL,
