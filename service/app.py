@@ -1,0 +1,67 @@
+"""The HTTP app: routes, errors and middlewares around the parts of one process. Knows no concrete part."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
+
+from service import openapi, problems
+from service.access import REQUEST_ID, AccessMiddleware
+from service.idempotency import IdempotencyMiddleware
+from service.limits import BodyLimitMiddleware
+from service.parts import OpenParts, Parts
+from service.routes import ROUTERS
+from service.settings import Settings
+
+EXPOSED = (
+    "Location",
+    "ETag",
+    "Retry-After",
+    "X-Head-Version",
+    REQUEST_ID,
+    "Preference-Applied",
+    "Idempotent-Replayed",
+    "Content-Disposition",
+)
+
+
+def create_app(settings: Settings, open_parts: OpenParts) -> FastAPI:
+    """Compose the app; `open_parts` is entered where the app is started, after any fork."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with open_parts(app) as parts:
+            app.state.parts = parts
+            yield
+
+    app = FastAPI(**openapi.ABOUT, lifespan=lifespan, redirect_slashes=False)
+    problems.add_handlers(app)
+    for router in ROUTERS:
+        app.include_router(router)
+    openapi.describe(app)
+    # The last one added is the outermost.
+    app.add_middleware(IdempotencyMiddleware)
+    app.add_middleware(BodyLimitMiddleware, settings=settings)
+    app.add_middleware(AccessMiddleware)
+    if settings.allow_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.allow_origins,
+            allow_methods=["*"],
+            allow_headers=["*"],
+            expose_headers=EXPOSED,
+        )
+    return app
+
+
+def openapi_schema() -> dict[str, Any]:
+    """The OpenAPI document, without starting anything."""
+    return create_app(Settings.model_construct(allow_origins=()), _nothing).openapi()
+
+
+@asynccontextmanager
+async def _nothing(_app: FastAPI) -> AsyncIterator[Parts]:
+    raise NotImplementedError
+    yield

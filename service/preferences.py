@@ -1,0 +1,40 @@
+"""`Prefer: wait=30` (RFC 7240): an answer that waits for a run to end."""
+
+import asyncio
+import re
+import time
+from functools import partial
+from typing import Annotated
+
+import anyio.to_thread
+from fastapi import Header
+
+from service.parts import Parts
+from service.store.records import TERMINAL_STATES, Run
+
+MAX_WAIT_S = 300
+POLL_S = 0.1
+
+_WAIT = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,9})\"?(?=$|[,;\s])", re.IGNORECASE)
+
+
+def wait_preference(
+    prefer: Annotated[
+        str | None, Header(description="`wait=30`: hold the answer until the run ends, 30 seconds at most.")
+    ] = None,
+) -> int | None:
+    """Seconds; None: the caller doesn't want to wait. What can't be read is ignored, as the RFC has it."""
+    found = _WAIT.search(prefer or "")
+    return min(int(found.group(1)), MAX_WAIT_S) if found else None
+
+
+async def ended(parts: Parts, run: Run, wait_s: int | None) -> Run:
+    """The run once it has ended, or as it is when the time is up or the server is about to stop.
+
+    Raises: UnknownRun: its task was deleted meanwhile.
+    """
+    end = time.monotonic() + (wait_s or 0)
+    while run.state not in TERMINAL_STATES and time.monotonic() < end and not parts.engine.draining:
+        await asyncio.sleep(POLL_S)
+        run = await anyio.to_thread.run_sync(partial(parts.store.runs.get, run.tenant, run.id))
+    return run

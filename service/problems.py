@@ -1,0 +1,193 @@
+"""Errors on the wire: every one of them is application/problem+json, none shows a stack trace."""
+
+import http
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from models.errors import PolyheadError
+from service.errors import (
+    PROBLEMS,
+    InvalidField,
+    LabelConflict,
+    MalformedRequest,
+    NotReady,
+    Overloaded,
+    RequestInProgress,
+    RunActive,
+    problem_of,
+)
+from service.schemas.problems import FieldProblem, Problem
+
+MEDIA_TYPE = "application/problem+json"
+RETRY_AFTER_S = 1  # where an error doesn't say otherwise and a later try may go well
+
+
+class EveryItemFailed(Exception):
+    """No item of a batch went well: the first one's error answers for the request, and each is listed."""
+
+    def __init__(self, failures: Sequence[tuple[str, PolyheadError]]) -> None:
+        self.failures = failures  # JSON pointer and error of each item
+        super().__init__(str(failures[0][1]))
+
+
+def describe(error: PolyheadError, *, instance: str | None = None, pointer: str = "") -> Problem:
+    """The wire body of one error; `pointer` is to the item of the request that it is about."""
+    row = problem_of(error)
+    return Problem(
+        type=_urn(row.code),
+        title=row.title,
+        status=row.status,
+        detail=str(error),
+        instance=instance,
+        code=row.code,
+        errors=_fields(error, pointer),
+        run=error.run if isinstance(error, RunActive) else None,
+        example=error.example if isinstance(error, LabelConflict) else None,
+    )
+
+
+def respond(error: PolyheadError, *, instance: str) -> JSONResponse:
+    """The whole answer to a request that failed with `error`."""
+    return _answer(describe(error, instance=instance), headers=retry_headers(error))
+
+
+def internal_error(*, instance: str) -> JSONResponse:
+    """The answer to what nobody foresaw: no detail, since it may hold anything."""
+    row = PROBLEMS[PolyheadError]
+    detail = "the server failed; its log has this request's id"
+    return _answer(
+        Problem(
+            type=_urn(row.code),
+            title=row.title,
+            status=row.status,
+            detail=detail,
+            instance=instance,
+            code=row.code,
+        )
+    )
+
+
+def retry_headers(error: PolyheadError) -> dict[str, str]:
+    """Retry-After, for the errors that pass by themselves."""
+    match error:
+        case Overloaded():
+            return {"Retry-After": str(error.retry_after_s)}
+        case NotReady() | RequestInProgress():
+            return {"Retry-After": str(RETRY_AFTER_S)}
+        case _:
+            return {}
+
+
+def responses(
+    *kinds: type[PolyheadError], also: Mapping[int, dict[str, Any]] = MappingProxyType({})
+) -> dict[int | str, dict[str, Any]]:
+    """What a route says of its errors in OpenAPI, one entry a status, after its other answers."""
+    by_status: dict[int, list[str]] = {}
+    for kind in kinds:
+        by_status.setdefault(PROBLEMS[kind].status, []).append(PROBLEMS[kind].code)
+    said: dict[int | str, dict[str, Any]] = {
+        status: {
+            "description": "Problem: " + ", ".join(f"`{code}`" for code in codes),
+            "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+        }
+        for status, codes in by_status.items()
+    }
+    return {**also} | said
+
+
+def add_handlers(app: FastAPI) -> None:
+    """Make every error that leaves a route a problem."""
+    app.add_exception_handler(PolyheadError, _on_polyhead_error)
+    app.add_exception_handler(EveryItemFailed, _on_failed_batch)
+    app.add_exception_handler(RequestValidationError, _on_invalid_request)
+    app.add_exception_handler(HTTPException, _on_http_error)
+
+
+async def _on_polyhead_error(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, PolyheadError)
+    return respond(error, instance=request.url.path)
+
+
+async def _on_failed_batch(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, EveryItemFailed)
+    problem = describe(error.failures[0][1], instance=request.url.path)
+    listed = [describe(item, pointer=pointer).errors or [] for pointer, item in error.failures]
+    problem = problem.model_copy(update={"errors": [field for fields in listed for field in fields] or None})
+    return _answer(problem, headers=retry_headers(error.failures[0][1]))
+
+
+async def _on_invalid_request(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    return _answer(invalid_request(error.errors(), instance=request.url.path))
+
+
+async def _on_http_error(request: Request, error: Exception) -> JSONResponse:
+    """Starlette's own errors: no such route, no such method, a body that FastAPI could not read."""
+    assert isinstance(error, HTTPException)
+    if isinstance(error.__cause__, PolyheadError):  # FastAPI wraps what is raised while it reads a body
+        return respond(error.__cause__, instance=request.url.path)
+    status = http.HTTPStatus(error.status_code)
+    problem = Problem(
+        type=_urn(status.name.lower()),
+        title=status.phrase,
+        status=status,
+        detail=str(error.detail),
+        instance=request.url.path,
+        code=status.name.lower(),
+    )
+    return _answer(problem, headers=dict(error.headers or {}))
+
+
+def invalid_request(errors: Sequence[Any], *, instance: str | None) -> Problem:
+    """A request that pydantic refused: 400 for what is no JSON at all, else 422 with what is wrong where."""
+    unparsable = next((error for error in errors if error["type"] == "json_invalid"), None)
+    if unparsable is not None:
+        reason = unparsable.get("ctx", {}).get("error", unparsable["msg"])
+        return describe(MalformedRequest(f"the body is not JSON: {reason}"), instance=instance)
+    row = PROBLEMS[InvalidField]
+    fields = [_field(error) for error in errors]
+    first = fields[0]
+    where = first.parameter or first.pointer or "the body"
+    more = f" (and {len(fields) - 1} more)" if len(fields) > 1 else ""
+    return Problem(
+        type=_urn(row.code),
+        title=row.title,
+        status=row.status,
+        detail=f"{where}: {first.detail}{more}",
+        instance=instance,
+        code=row.code,
+        errors=fields,
+    )
+
+
+def pointer_to(*keys: str | int) -> str:
+    """An RFC 6901 JSON pointer."""
+    return "".join("/" + str(key).replace("~", "~0").replace("/", "~1") for key in keys)
+
+
+def _field(error: Any) -> FieldProblem:
+    place, *keys = error["loc"] or ("body",)
+    detail = error["msg"].removeprefix("Value error, ")
+    if place == "body":
+        return FieldProblem(pointer=pointer_to(*keys), detail=detail)
+    return FieldProblem(pointer="", detail=detail, parameter=".".join(str(key) for key in keys))
+
+
+def _fields(error: PolyheadError, pointer: str) -> list[FieldProblem] | None:
+    if isinstance(error, InvalidField):
+        return [FieldProblem(pointer=pointer + error.pointer, detail=str(error))]
+    return [FieldProblem(pointer=pointer, detail=str(error))] if pointer else None
+
+
+def _urn(code: str) -> str:
+    return f"urn:polyhead:problem:{code}"
+
+
+def _answer(problem: Problem, *, headers: dict[str, str] | None = None) -> JSONResponse:
+    return JSONResponse(problem.to_json(), problem.status, headers=headers, media_type=MEDIA_TYPE)

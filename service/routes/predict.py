@@ -1,0 +1,122 @@
+"""Predictions: one task's, or many tasks' on the same images."""
+
+import asyncio
+import uuid
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request, Response
+
+from models.errors import BackboneMismatch, ImageTooLarge, InvalidImage, PolyheadError, UnsupportedImage
+from service.dependencies import PartsDep, TenantDep
+from service.errors import (
+    BodyTooLarge,
+    DeadlineExceeded,
+    InvalidField,
+    MalformedRequest,
+    NothingPublished,
+    Overloaded,
+    TooManyImages,
+    UnknownAlias,
+    UnknownTask,
+    UnknownVersion,
+    UnsupportedContentType,
+    WorkerFailed,
+)
+from service.fanout import fan_out, read_fan_out, status_of
+from service.images import read_images
+from service.predicting import Shape, decode, head_of, predictions
+from service.problems import responses
+from service.resolver import Target
+from service.schemas.bodies import FAN_OUT, PREDICT
+from service.schemas.predictions import FanOutPredictions, PredictBody, Predictions
+
+router = APIRouter(tags=["predictions"])
+
+ERRORS = (
+    MalformedRequest, UnknownTask, UnknownAlias, UnknownVersion, NothingPublished, BackboneMismatch,
+    BodyTooLarge, TooManyImages, ImageTooLarge, UnsupportedContentType, UnsupportedImage, InvalidImage,
+    InvalidField, Overloaded, WorkerFailed, DeadlineExceeded,
+)  # fmt: skip
+
+TopK = Annotated[
+    int | None,
+    Query(ge=1, le=10_000, description="Scores listed; multiclass 5 and multilabel all, unless said."),
+]
+Threshold = Annotated[
+    float | None,
+    Query(
+        ge=0,
+        le=1,
+        description="Multiclass: below it the label is null. Multilabel: instead of the version's.",
+    ),
+]
+
+
+@router.post(
+    "/v1/tasks/{task}/predict",
+    operation_id="predict",
+    response_model_exclude_unset=True,
+    openapi_extra=PREDICT,
+    responses=responses(*ERRORS, also={207: {"model": Predictions, "description": "Some images failed"}}),
+)
+async def predict(
+    *,
+    request: Request,
+    response: Response,
+    task: str,
+    parts: PartsDep,
+    tenant: TenantDep,
+    version: Annotated[int | None, Query(ge=1, lt=2**31)] = None,
+    alias: Annotated[str | None, Query(max_length=63, description="Default: `production`.")] = None,
+    top_k: TopK = None,
+    threshold: Threshold = None,
+) -> Predictions:
+    """Classify images with a task's current version, or another that is named."""
+    if version is not None and alias is not None:
+        raise InvalidField("name a version or an alias, not both")
+    resolved = await parts.resolver.resolve(tenant, Target.of(task, alias=alias, version=version))
+    images = await decode(parts, await read_images(request, parts.settings, PredictBody))
+    answer = await parts.engine.submit(images.pixels, [head_of(resolved)])
+    (outputs,) = answer.outputs
+    if isinstance(outputs, PolyheadError):
+        raise outputs
+    response.status_code = 207 if images.errors else 200
+    response.headers["X-Head-Version"] = str(resolved.version)
+    return Predictions(
+        id=new_id(),
+        task=resolved.task_name,
+        version=resolved.version,
+        predictions=predictions(resolved, images, outputs, Shape(top_k, threshold)),
+    )
+
+
+@router.post(
+    "/v1/predict",
+    operation_id="predict_many",
+    response_model_exclude_unset=True,
+    openapi_extra=FAN_OUT,
+    responses=responses(
+        *ERRORS, also={207: {"model": FanOutPredictions, "description": "Some tasks or images failed"}}
+    ),
+)
+async def predict_many(
+    *,
+    request: Request,
+    response: Response,
+    parts: PartsDep,
+    tenant: TenantDep,
+    top_k: TopK = None,
+    threshold: Threshold = None,
+) -> FanOutPredictions:
+    """Ask many tasks about the same images: each image passes the backbone once. A bad task fails alone."""
+    tasks, read = await read_fan_out(request, parts.settings)
+    images, resolved = await asyncio.gather(
+        decode(parts, read), parts.resolver.resolve_all(tenant, [Target.parse(task) for task in tasks])
+    )
+    results = await fan_out(parts, tasks, resolved, images, Shape(top_k, threshold))
+    response.status_code = status_of(results, images)
+    return FanOutPredictions(id=new_id(), results=results)
+
+
+def new_id() -> str:
+    return f"pred_{uuid.uuid4().hex}"

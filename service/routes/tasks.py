@@ -1,0 +1,112 @@
+"""Tasks: what an app has registered to be taught."""
+
+import time
+from typing import Annotated
+
+import structlog
+from fastapi import APIRouter, BackgroundTasks, Depends, Response
+
+from models.errors import PolyheadError
+from service.dependencies import IfMatchDep, IfNoneMatchDep, PartsDep, TaskDep, TenantDep
+from service.errors import ClassInUse, InvalidField, StaleETag, TaskExists, UnknownTask
+from service.etags import etag_of, is_known
+from service.parts import Parts
+from service.problems import responses
+from service.schemas.pages import After, Limit, PageBody
+from service.schemas.tasks import CreateTask, TaskBody, UpdateTask
+from service.store.keys import task_prefix
+from service.store.records import Task
+
+router = APIRouter(prefix="/v1/tasks", tags=["tasks"])
+log = structlog.get_logger()
+
+
+class Shown:
+    """Renders tasks with their counts; a single one with its ETag."""
+
+    def __init__(self, parts: PartsDep, response: Response) -> None:
+        self._parts = parts
+        self._response = response
+
+    def body(self, task: Task) -> TaskBody:
+        return TaskBody.of(task, self._parts.store.tasks.summary(task, self._parts.identity.digest))
+
+    def alone(self, task: Task) -> TaskBody:
+        self._response.headers["ETag"] = etag_of(task.revision)
+        return self.body(task)
+
+
+ShownDep = Annotated[Shown, Depends()]
+
+
+@router.post("", status_code=201, operation_id="create_task", responses=responses(TaskExists, InvalidField))
+def create(
+    body: CreateTask, parts: PartsDep, tenant: TenantDep, response: Response, shown: ShownDep
+) -> TaskBody:
+    """Register a task: its name, and what kind of answer it gives."""
+    task = parts.store.tasks.create(
+        tenant, body.name, body.kind, body.classes, description=body.description, now=time.time()
+    )
+    response.headers["Location"] = f"/v1/tasks/{task.name}"
+    return shown.alone(task)
+
+
+@router.get("", operation_id="list_tasks", responses=responses(InvalidField))
+def list_all(
+    parts: PartsDep, tenant: TenantDep, shown: ShownDep, limit: Limit = 50, after: After = None
+) -> PageBody[TaskBody]:
+    """The tasks, newest first."""
+    return PageBody[TaskBody].of(parts.store.tasks.list(tenant, limit=limit, after=after), shown.body)
+
+
+@router.get(
+    "/{task}",
+    operation_id="get_task",
+    response_model=TaskBody,
+    responses=responses(UnknownTask, also={304: {"description": "Not changed"}}),
+)
+def get(task: TaskDep, shown: ShownDep, if_none_match: IfNoneMatchDep = None) -> TaskBody | Response:
+    """One task, with how much it holds and whether it needs training."""
+    if is_known(if_none_match, task.revision):
+        return Response(status_code=304, headers={"ETag": etag_of(task.revision)})
+    return shown.alone(task)
+
+
+@router.patch(
+    "/{task}",
+    operation_id="update_task",
+    responses=responses(UnknownTask, ClassInUse, StaleETag, InvalidField),
+)
+def update(
+    body: UpdateTask, task: TaskDep, parts: PartsDep, if_match: IfMatchDep, shown: ShownDep
+) -> TaskBody:
+    """Change the description or the classes. Published versions keep the labels they were trained with."""
+    changed = parts.store.tasks.update(
+        task.tenant,
+        task.name,
+        description=body.description,
+        add_classes=body.add_classes,
+        rename_classes=body.rename_classes,
+        remove_classes=body.remove_classes,
+        if_match=if_match.check(task.revision),
+        now=time.time(),
+    )
+    return shown.alone(changed)
+
+
+@router.delete(
+    "/{task}", status_code=204, operation_id="delete_task", responses=responses(UnknownTask, StaleETag)
+)
+def delete(task: TaskDep, parts: PartsDep, if_match: IfMatchDep, later: BackgroundTasks) -> None:
+    """Delete a task with its examples, runs and versions, for good. A run of it ends."""
+    gone = parts.store.tasks.delete(task.tenant, task.name, if_match=if_match.check(task.revision))
+    parts.resolver.forget(task.tenant, task.name)
+    later.add_task(_sweep, parts, gone)
+
+
+def _sweep(parts: Parts, task: Task) -> None:
+    """Delete the bytes; what can't be deleted now is only space lost."""
+    try:
+        parts.store.blobs.delete_prefix(task_prefix(task.tenant, task.id))
+    except PolyheadError as error:
+        log.warning("blobs of a deleted task are left over", task=task.id, reason=str(error))

@@ -1,0 +1,1 @@
+"""Wire bodies, one module a resource. They know records and JSON, not requests."""

@@ -1,0 +1,142 @@
+"""Bodies of trainings and imports."""
+
+from datetime import datetime
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
+
+from models.strategies import STRATEGIES
+from service.schemas.pages import moment
+from service.store.records import PublishPolicy, Run, RunKind, RunState
+
+Strategy = Annotated[str, Field(max_length=64), WithJsonSchema({"type": "string", "enum": list(STRATEGIES)})]
+"""Any string is read, so that a known strategy which isn't built gets an error of its own."""
+
+
+class CreateRun(BaseModel):
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={"examples": [{"strategy": "head", "publish": "if_better", "seed": 0}]},
+    )
+
+    strategy: Strategy = "head"
+    publish: PublishPolicy = Field(
+        default="first",
+        description=(
+            "`first`: the task's first version becomes `production`. `if_better`: the new version does when "
+            "it is better on the shared test examples."
+        ),
+    )
+    dry_run: bool = Field(default=False, description="Only say what would be done.")
+    force: bool = Field(default=False, description="Train even if nothing has changed since an equal run.")
+    seed: int = Field(default=0, ge=0, lt=2**32, description="Of every random choice.")
+
+
+class RunPlan(BaseModel):
+    """What a run would do."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "dry_run": True,
+                    "task": "chairs",
+                    "strategy": "head",
+                    "options": {"seed": 0},
+                    "publish": "first",
+                    "evaluation": "test",
+                    "labelled": 400,
+                    "unlabelled": 12,
+                    "per_class": {"armchair": 220, "stool": 180},
+                    "reuses_version": None,
+                }
+            ]
+        }
+    )
+
+    dry_run: bool = True
+    task: str
+    strategy: str
+    options: dict[str, Any]
+    publish: PublishPolicy
+    evaluation: str = Field(
+        description="`test`: examples set aside. `out_of_fold`: every example, by a head that never saw it."
+    )
+    labelled: int
+    unlabelled: int
+    per_class: dict[str, int]
+    reuses_version: int | None = Field(description="The equal version that would be answered instead.")
+
+
+class RunBody(BaseModel):
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "id": "run_0628f1c0a3b2c14f5e6a7b8c9d",
+                    "task": "chairs",
+                    "kind": "train",
+                    "state": "succeeded",
+                    "strategy": "head",
+                    "options": {"seed": 0},
+                    "publish": "first",
+                    "progress": {"phase": "done"},
+                    "version": 1,
+                    "published": True,
+                    "published_reason": "the task's first version",
+                    "reused": False,
+                    "result": None,
+                    "error": None,
+                    "cancel_requested": False,
+                    "created_at": "2026-01-05T09:30:00Z",
+                    "started_at": "2026-01-05T09:30:00Z",
+                    "finished_at": "2026-01-05T09:30:02Z",
+                }
+            ]
+        }
+    )
+
+    id: str
+    task: str
+    kind: RunKind
+    state: RunState
+    strategy: str | None
+    options: dict[str, Any]
+    publish: PublishPolicy
+    progress: dict[str, Any] = Field(description="phase, epoch, losses, score, seconds_left: those known.")
+    version: int | None = Field(description="The version it made, or found.")
+    published: bool | None = Field(description="Whether that version became `production`.")
+    published_reason: str | None
+    reused: bool = Field(description="Nothing had changed since an equal run: its version is named.")
+    result: dict[str, Any] | None = Field(description="Of an import: how many images met which fate.")
+    error: dict[str, Any] | None = Field(description="Of a failed run: a problem.")
+    cancel_requested: bool
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+
+    @classmethod
+    def of(cls, run: Run) -> "RunBody":
+        return cls(
+            id=run.id,
+            task=run.task_name,
+            kind=run.kind,
+            state=run.state,
+            strategy=run.strategy,
+            options={key: value for key, value in run.options.items() if key not in INTERNAL_OPTIONS},
+            publish=run.publish,
+            progress=run.progress,
+            version=run.version,
+            published=run.published,
+            published_reason=run.published_reason,
+            reused=run.reused,
+            result=run.result,
+            error=run.error,
+            cancel_requested=run.cancel_requested,
+            created_at=moment(run.created_at),
+            started_at=None if run.started_at is None else moment(run.started_at),
+            finished_at=None if run.finished_at is None else moment(run.finished_at),
+        )
+
+
+INTERNAL_OPTIONS = frozenset({"archive"})  # where an import's bytes are is the store's business
