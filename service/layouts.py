@@ -12,6 +12,7 @@ members of an archive are understood alike.
 import csv
 import io
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -22,7 +23,7 @@ from service.store.records import SplitName
 SPLITS: tuple[SplitName, ...] = get_args(SplitName)
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
 METADATA_NAMES = ("metadata.csv", "metadata.jsonl")
-LABELS_SEPARATOR = ";"  # in a CSV cell of `labels`; a JSON list is read too
+LABELS_SEPARATOR = re.compile(r"[|;]")  # in a CSV cell of `labels`; a JSON list is read too
 
 
 class InvalidLayout(ValueError):
@@ -57,7 +58,8 @@ def read_layout(names: Iterable[str], read_text: Callable[[str], str]) -> Layout
     visible = sorted(name for name in names if not is_hidden(name))
     metadata = [name for name in visible if PurePosixPath(name).name in METADATA_NAMES]
     images = [name for name in visible if PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES]
-    left_out = tuple(name for name in visible if name not in {*metadata, *images})
+    understood = {*metadata, *images}
+    left_out = tuple(name for name in visible if name not in understood)
     if metadata:
         return from_metadata(images, {name: read_text(name) for name in metadata}, left_out)
     wrapper = wrapper_of(images)
@@ -177,7 +179,7 @@ def labels_of(said: Mapping[str, Any]) -> tuple[str, ...] | None:
         except ValueError as broken:
             raise InvalidLayout(f"labels {labels!r} are no JSON list") from broken
     if isinstance(labels, str):
-        labels = [label.strip() for label in labels.split(LABELS_SEPARATOR)]
+        labels = [label.strip() for label in LABELS_SEPARATOR.split(labels)]
     if labels is None:
         return None
     if not isinstance(labels, list):
@@ -188,5 +190,5 @@ def labels_of(said: Mapping[str, Any]) -> tuple[str, ...] | None:
 def value_of(said: Any) -> float:
     try:
         return float(said)
-    except (TypeError, ValueError) as broken:
+    except (TypeError, ValueError, OverflowError) as broken:
         raise InvalidLayout(f"value {said!r} is no number") from broken
