@@ -122,9 +122,9 @@ class Judged:
     count: int  # examples
 
 
-WARM = Work[None, None]("warm")
-IDENTIFY = Work[BackboneJob, BackboneIdentity]("identify")
-EMBED = Work[EmbedJob, list[Embedded | PolyheadError]]("embed")
-FIT = Work[FitJob, Fitted]("fit")
-EXPORT = Work[ExportJob, Exported]("export")
-JUDGE = Work[JudgeJob, Judged]("judge")
+WARM: Work[None, None] = Work("warm")
+IDENTIFY: Work[BackboneJob, BackboneIdentity] = Work("identify")
+EMBED: Work[EmbedJob, list[Embedded | PolyheadError]] = Work("embed")
+FIT: Work[FitJob, Fitted] = Work("fit")
+EXPORT: Work[ExportJob, Exported] = Work("export")
+JUDGE: Work[JudgeJob, Judged] = Work("judge")

@@ -1,0 +1,91 @@
+"""Small tasks of generated photos, and runs on them."""
+
+import colorsys
+import hashlib
+import io
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from models.preprocess import decode_image, perceptual_hash
+from service.store import Store
+from service.store.keys import image_key, import_key
+from service.store.records import DEFAULT_TENANT, AddResult, Kind, NewExample, NewRun, Run, Task
+from service.workbench import Workbench
+
+HUES = {"red": 0.0, "green": 0.33, "blue": 0.66, "yellow": 0.16}
+
+
+def picture(hue: float, seed: int, *, brightness: float = 0.8) -> bytes:
+    """A PNG of 40x36 pixels in one hue with a pattern of its own, so that no two are near-duplicates."""
+    rng = np.random.default_rng(seed)
+    colour = np.array(colorsys.hsv_to_rgb(hue, 0.8, brightness)) * 255
+    pattern = np.kron(rng.normal(0, 40, (9, 10, 3)), np.ones((4, 4, 1)))
+    pixels = np.clip(colour + pattern, 0, 255).astype(np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def coloured(label: str, seed: int) -> bytes:
+    return picture(HUES[label], seed)
+
+
+def new_task(store: Store, kind: Kind = "multiclass", *, name: str = "colours", **fields: Any) -> Task:
+    return store.tasks.create(DEFAULT_TENANT, name, kind, now=1.0, **fields)
+
+
+def add(bench: Workbench, task: Task, images: Iterable[tuple[bytes, dict[str, Any]]]) -> list[AddResult]:
+    """Upload images with what is said of them; their embeddings are left to the trainer."""
+    items = [_example(bench, task, data, said) for data, said in images]
+    return bench.store.examples.add(task, items, backbone_digest=bench.identity.digest, now=1.0)
+
+
+def _example(bench: Workbench, task: Task, data: bytes, said: dict[str, Any]) -> NewExample:
+    decoded = decode_image(data, bench.identity.preprocessing, max_pixels=10**6)
+    digest = hashlib.sha256(data).hexdigest()
+    key = image_key(task, digest)
+    bench.store.blobs.put_new(key, data)
+    fields: dict[str, Any] = {"filename": None, "labels": None, "value": None, "group": None, "split": None}
+    return NewExample(
+        image_digest=digest,
+        blob_key=key,
+        media_type=decoded.media_type,
+        width=decoded.width,
+        height=decoded.height,
+        size=len(data),
+        perceptual_hash=perceptual_hash(decoded.pixels),
+        **fields | said,
+    )
+
+
+def colours(
+    each: int, labels: tuple[str, ...] = ("red", "green", "blue")
+) -> list[tuple[bytes, dict[str, Any]]]:
+    """A multiclass data set with `each` photos a class."""
+    return [
+        (coloured(label, 1000 * number + seed), {"labels": (label,)})
+        for number, label in enumerate(labels)
+        for seed in range(each)
+    ]
+
+
+def queue_training(bench: Workbench, task: Task, **changed: Any) -> Run:
+    fields: dict[str, Any] = {
+        "task_id": task.id,
+        "kind": "train",
+        "strategy": "head",
+        "options": {"seed": 0},
+        "publish": "first",
+        "backbone_digest": bench.identity.digest,
+    }
+    return bench.store.runs.create(DEFAULT_TENANT, NewRun(**fields | changed), now=2.0)
+
+
+def queue_import(bench: Workbench, task: Task, archive: bytes, *, run_id: str) -> Run:
+    key = import_key(task, run_id)
+    bench.store.blobs.put_new(key, archive)
+    options = {"archive": key, "filename": "photos.zip"}
+    return queue_training(bench, task, id=run_id, kind="import", strategy=None, options=options)
