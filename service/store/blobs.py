@@ -7,7 +7,7 @@ is durable.
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -38,16 +38,18 @@ class Blobs:
     """Safe to share between threads."""
 
     def __init__(self, url: str) -> None:
+        """Raises: StoreUnavailable."""
         self._folder: Folder | None = None
-        if urlsplit(url).scheme == "file":
-            self._folder = Folder(Path(unquote(urlsplit(url).path)))
-            self._store: Any = LocalStore(self._folder.root)
-        else:
-            self._store = from_url(
-                url,
-                client_options={"allow_http": True, "connect_timeout": "5s", "timeout": "600s"},
-                retry_config={"max_retries": 3, "retry_timeout": timedelta(seconds=15)},
-            )
+        with _translated(url):
+            if urlsplit(url).scheme == "file":
+                self._folder = Folder(Path(unquote(urlsplit(url).path)), flush)
+                self._store: Any = LocalStore(self._folder.root)
+            else:
+                self._store = from_url(
+                    url,
+                    client_options={"allow_http": True, "connect_timeout": "5s", "timeout": "600s"},
+                    retry_config={"max_retries": 3, "retry_timeout": timedelta(seconds=15)},
+                )
 
     def put_new(self, key: str, data: bytes | Path) -> None:
         """Store bytes, or a file's, durably; bytes that are there already are left alone.
@@ -115,26 +117,34 @@ class Blobs:
 class Folder:
     """What obstore leaves undone in a local folder: it neither makes a file durable nor removes folders."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, flush: Callable[[Path], None]) -> None:
         self.root = root.absolute()
-        _make_durable(self.root)
-        self._durable = {self.root}
+        self._flush = flush
+        made = [folder for folder in (self.root, *self.root.parents) if not folder.exists()]
+        self.root.mkdir(parents=True, exist_ok=True)
+        for folder in made:
+            flush(folder.parent)
+        self._linked = {self.root, *self.root.parents}  # folders whose own entry in their parent is durable
 
     def sync(self, key: str) -> None:
-        """Flush a file and the folders that lead to it."""
+        """Make a file durable, and the way that leads to it."""
         path = self.root / key
-        _flush(path)
-        _flush(path.parent)
-        for folder in path.parent.parents:  # once each: they stay, whatever is added below
-            if folder in self._durable or not folder.is_relative_to(self.root):
+        self._flush(path)
+        self._flush(path.parent)
+        self._link(*path.parents)
+
+    def _link(self, *folders: Path) -> None:
+        """Once each: they stay, whatever is added to them."""
+        for folder in folders:  # innermost first
+            if folder in self._linked:
                 break
-            _flush(folder)
-        self._durable |= {folder for folder in path.parents if folder.is_relative_to(self.root)}
+            self._flush(folder.parent)
+        self._linked |= set(folders)
 
     def remove(self, prefix: str) -> None:
         """Remove an emptied folder, and the halves of puts that were interrupted."""
         folder = self.root / prefix
-        self._durable = {known for known in self._durable if not known.is_relative_to(folder)}
+        self._linked = {known for known in self._linked if not known.is_relative_to(folder)}
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -165,14 +175,8 @@ def _meaning(error: Exception, key: str) -> PolyheadError:
     return StoreFull() if NO_SPACE.search(str(error)) else StoreUnavailable()
 
 
-def _make_durable(folder: Path) -> None:
-    missing = [parent for parent in (folder, *folder.parents) if not parent.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
-    for made in missing:
-        _flush(made.parent)
-
-
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
+    """Return when a file's bytes, or a folder's entries, have reached the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

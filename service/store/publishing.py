@@ -1,6 +1,7 @@
 """How a trained version enters the store: its row, its number, and the pointer that makes it served."""
 
 import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
@@ -8,14 +9,14 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from service.store.database import database_clock, insert, to_json
+from service.store.database import database_clock, insert
 from service.store.records import PRODUCTION, NewVersion, Unset
 from service.store.tables import aliases, runs, tasks, versions
 
 
 def options_digest(strategy: str, options: Mapping[str, Any]) -> str:
     """sha256 (64 hex digits): equal for equal options, whatever the order of their keys."""
-    said = to_json([strategy, sorted(options.items())])
+    said = json.dumps([strategy, options], sort_keys=True)
     return hashlib.sha256(said.encode()).hexdigest()
 
 

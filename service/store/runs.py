@@ -90,7 +90,7 @@ class Runs(Claims):
                 append_state(connection, run_id)
             return read_run(connection, run_id)
 
-    def events(self, run_id: str, *, after: int = 0, limit: int) -> builtins.list[RunEvent]:
+    def events(self, run_id: str, after: int, limit: int) -> builtins.list[RunEvent]:
         """Those with a greater id than `after`, oldest first."""
         statement = (
             sa.select(run_events.c.id, run_events.c.event, run_events.c.data, run_events.c.created_at)
@@ -101,7 +101,7 @@ class Runs(Claims):
         with self._database.read() as connection:
             return [RunEvent(**row) for row in connection.execute(statement).mappings()]
 
-    def items(self, run_id: str, *, limit: int, after: str | None = None) -> Page[ImportItem]:
+    def items(self, run_id: str, limit: int, after: str | None = None) -> Page[ImportItem]:
         """What became of an archive's members, in its order."""
         columns = [import_items.c[name] for name in ("filename", "status", "example_id", "error")]
         statement = sa.select(import_items.c.position.label("index"), *columns)

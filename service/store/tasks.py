@@ -71,7 +71,7 @@ class Tasks:
                 raise UnknownTask(task_id)
             return task_of(connection, row)
 
-    def list(self, tenant: str, *, limit: int, after: str | None = None) -> Page[Task]:
+    def list(self, tenant: str, limit: int, after: str | None = None) -> Page[Task]:
         statement = sa.select(tasks).where(tasks.c.tenant == tenant)
         if after is not None:
             statement = statement.where(tasks.c.id < after)

@@ -26,7 +26,7 @@ class Versions:
         with self._database.read() as connection:
             return version_of(find_version(connection, task, number))
 
-    def list(self, task: Task, *, limit: int, after: str | None = None) -> Page[Version]:
+    def list(self, task: Task, limit: int, after: str | None = None) -> Page[Version]:
         statement = sa.select(versions).where(versions.c.task_id == task.id)
         last = number_after(after)
         if last is not None:

@@ -44,7 +44,7 @@ def upgrade() -> None:
         sa.Column("alias_revision", sa.Integer(), nullable=False),
         sa.Column("created_at", sa.Double(), nullable=False),
         sa.Column("updated_at", sa.Double(), nullable=False),
-        sa.CheckConstraint("kind IN ('multiclass', 'multilabel', 'regression')", name="ck_tasks_kind"),
+        sa.CheckConstraint("kind IN ('multiclass', 'multilabel', 'regression')", name=op.f("ck_tasks_kind")),
         sa.PrimaryKeyConstraint("id", name="pk_tasks"),
         sa.UniqueConstraint("tenant", "name", name="uq_tasks_tenant_name"),
     )
@@ -80,7 +80,7 @@ def upgrade() -> None:
         sa.Column("split", sa.String(length=16), nullable=True),
         sa.Column("split_by_user", sa.Boolean(), nullable=False),
         sa.Column("created_at", sa.Double(), nullable=False),
-        sa.CheckConstraint("split IN ('train', 'validation', 'test')", name="ck_examples_split"),
+        sa.CheckConstraint("split IN ('train', 'validation', 'test')", name=op.f("ck_examples_split")),
         sa.ForeignKeyConstraint(
             ["task_id"], ["tasks.id"], name="fk_examples_task_id_tasks", ondelete="CASCADE"
         ),
@@ -117,10 +117,12 @@ def upgrade() -> None:
         sa.Column("created_at", sa.Double(), nullable=False),
         sa.Column("started_at", sa.Double(), nullable=True),
         sa.Column("finished_at", sa.Double(), nullable=True),
-        sa.CheckConstraint("kind IN ('train', 'import')", name="ck_runs_kind"),
-        sa.CheckConstraint("publish IN ('first', 'if_better', 'always', 'never')", name="ck_runs_publish"),
+        sa.CheckConstraint("kind IN ('train', 'import')", name=op.f("ck_runs_kind")),
         sa.CheckConstraint(
-            "state IN ('queued', 'running', 'succeeded', 'failed', 'cancelled')", name="ck_runs_state"
+            "publish IN ('first', 'if_better', 'always', 'never')", name=op.f("ck_runs_publish")
+        ),
+        sa.CheckConstraint(
+            "state IN ('queued', 'running', 'succeeded', 'failed', 'cancelled')", name=op.f("ck_runs_state")
         ),
         sa.ForeignKeyConstraint(["task_id"], ["tasks.id"], name="fk_runs_task_id_tasks", ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("id", name="pk_runs"),
@@ -212,7 +214,9 @@ def upgrade() -> None:
         sa.Column("status", sa.String(length=16), nullable=True),
         sa.Column("example_id", sa.String(length=40), nullable=True),
         sa.Column("error", sa.JSON(none_as_null=True), nullable=True),
-        sa.CheckConstraint("status IN ('created', 'duplicate', 'conflict')", name="ck_import_items_status"),
+        sa.CheckConstraint(
+            "status IN ('created', 'duplicate', 'conflict')", name=op.f("ck_import_items_status")
+        ),
         sa.ForeignKeyConstraint(
             ["run_id"], ["runs.id"], name="fk_import_items_run_id_runs", ondelete="CASCADE"
         ),
@@ -226,7 +230,7 @@ def upgrade() -> None:
         sa.Column("event", sa.String(length=16), nullable=False),
         sa.Column("data", sa.JSON(none_as_null=True), nullable=False),
         sa.Column("created_at", sa.Double(), nullable=False),
-        sa.CheckConstraint("event IN ('state', 'progress')", name="ck_run_events_event"),
+        sa.CheckConstraint("event IN ('state', 'progress')", name=op.f("ck_run_events_event")),
         sa.ForeignKeyConstraint(
             ["run_id"], ["runs.id"], name="fk_run_events_run_id_runs", ondelete="CASCADE"
         ),

@@ -1,0 +1,128 @@
+import pytest
+
+from models.errors import BackboneMismatch
+from service.errors import (
+    InvalidField,
+    NothingPublished,
+    StaleETag,
+    UnknownAlias,
+    UnknownTask,
+    UnknownVersion,
+)
+from service.store import Store
+from service.store.records import PRODUCTION, Task
+from tests.integration.store.values import BACKBONE, OTHER_BACKBONE, TENANT
+
+
+@pytest.fixture(autouse=True)
+def two_versions(task: Task, publish) -> None:
+    publish(task, move=False)
+    publish(task, move=False, labels=("a", "b"), threshold=0.5)
+
+
+def test_an_alias_points_where_it_was_put(store: Store, task: Task) -> None:
+    alias = store.aliases.put(task, "canary", 2, backbone_digest=BACKBONE, now=7.0)
+    assert (alias.version, alias.pinned, alias.updated_at) == (2, False, 7.0)
+    assert store.aliases.get(task, "canary", BACKBONE) == alias
+    assert store.aliases.list(task, BACKBONE) == [alias]
+    assert store.aliases.list(task, OTHER_BACKBONE) == []
+
+
+def test_a_revision_is_never_given_twice(store: Store, task: Task) -> None:
+    """Also not after a deletion: an ETag from before it must be stale."""
+    first = store.aliases.put(task, "canary", 1, backbone_digest=BACKBONE, now=1.0)
+    moved = store.aliases.put(task, "canary", 2, backbone_digest=BACKBONE, now=2.0)
+    same = store.aliases.put(task, "canary", 2, backbone_digest=BACKBONE, now=3.0)
+    assert moved.revision > first.revision
+    assert same == moved
+    store.aliases.delete(task, "canary", BACKBONE)
+    again = store.aliases.put(task, "canary", 1, backbone_digest=BACKBONE, now=4.0)
+    assert again.revision > moved.revision
+
+
+def test_a_stale_etag_moves_and_deletes_nothing(store: Store, task: Task) -> None:
+    old = store.aliases.put(task, PRODUCTION, 1, backbone_digest=BACKBONE, now=1.0)
+    new = store.aliases.put(task, PRODUCTION, 2, backbone_digest=BACKBONE, if_match=old.revision, now=2.0)
+    with pytest.raises(StaleETag):
+        store.aliases.put(task, PRODUCTION, 1, backbone_digest=BACKBONE, if_match=old.revision, now=3.0)
+    with pytest.raises(StaleETag):
+        store.aliases.put(task, "absent", 1, backbone_digest=BACKBONE, if_match=1, now=3.0)
+    with pytest.raises(StaleETag):
+        store.aliases.delete(task, PRODUCTION, BACKBONE, if_match=old.revision)
+    assert store.aliases.get(task, PRODUCTION, BACKBONE) == new
+    store.aliases.delete(task, PRODUCTION, BACKBONE, if_match=new.revision)
+
+
+@pytest.mark.parametrize("name", ["", "3", "A", "a b", "x" * 64])
+def test_a_name_that_could_not_be_asked_for_is_refused(store: Store, task: Task, name: str) -> None:
+    with pytest.raises(InvalidField):
+        store.aliases.put(task, name, 1, backbone_digest=BACKBONE, now=1.0)
+
+
+def test_an_alias_needs_a_version_of_this_backbone(store: Store, task: Task, publish) -> None:
+    publish(task, move=False, backbone_digest=OTHER_BACKBONE)
+    with pytest.raises(UnknownVersion):
+        store.aliases.put(task, "canary", 9, backbone_digest=BACKBONE, now=1.0)
+    with pytest.raises(BackboneMismatch) as caught:
+        store.aliases.put(task, "canary", 3, backbone_digest=BACKBONE, now=1.0)
+    assert (caught.value.fitted_on, caught.value.serving) == (OTHER_BACKBONE, BACKBONE)
+    assert store.aliases.list(task, BACKBONE) == []
+
+
+def test_what_is_not_there_is_unknown(store: Store, task: Task) -> None:
+    with pytest.raises(UnknownAlias):
+        store.aliases.get(task, PRODUCTION, BACKBONE)
+    with pytest.raises(UnknownAlias):
+        store.aliases.delete(task, "canary", BACKBONE)
+    store.tasks.delete(TENANT, task.name)
+    with pytest.raises(UnknownTask):
+        store.aliases.put(task, "canary", 1, backbone_digest=BACKBONE, now=1.0)
+
+
+def test_a_prediction_is_resolved_to_a_version(store: Store, task: Task) -> None:
+    store.aliases.put(task, PRODUCTION, 1, backbone_digest=BACKBONE, now=1.0)
+    store.aliases.put(task, "canary", 2, backbone_digest=BACKBONE, now=1.0)
+
+    def version(**named: object) -> int:
+        return store.aliases.resolve(TENANT, task.name, backbone_digest=BACKBONE, **named).version
+
+    assert (version(), version(alias="canary"), version(version=2)) == (1, 2, 2)
+    resolved = store.aliases.resolve(TENANT, task.name, alias="canary", backbone_digest=BACKBONE)
+    assert (resolved.task_id, resolved.task_name, resolved.kind) == (task.id, task.name, "multiclass")
+    assert (resolved.labels, resolved.threshold) == (("a", "b"), 0.5)
+    assert (resolved.head_digest, resolved.backbone_digest) == ("e" * 64, BACKBONE)
+
+
+def test_what_can_not_be_resolved_says_why(store: Store, task: Task) -> None:
+    def resolve(name: str = task.name, **named: object) -> None:
+        store.aliases.resolve(TENANT, name, backbone_digest=BACKBONE, **named)
+
+    with pytest.raises(UnknownTask):
+        resolve("absent")
+    with pytest.raises(NothingPublished):
+        resolve()
+    with pytest.raises(UnknownAlias):
+        resolve(alias="canary")
+    with pytest.raises(UnknownVersion):
+        resolve(version=9)
+    with pytest.raises(InvalidField):
+        resolve(alias="canary", version=1)
+
+
+def test_another_tenant_s_task_is_unknown(store: Store, task: Task) -> None:
+    store.aliases.put(task, PRODUCTION, 1, backbone_digest=BACKBONE, now=1.0)
+    with pytest.raises(UnknownTask):
+        store.aliases.resolve("another", task.name, backbone_digest=BACKBONE)
+
+
+def test_each_backbone_has_its_own_pointer(store: Store, task: Task, publish) -> None:
+    """A new backbone's replicas answer from their own heads, or say that theirs is missing."""
+    store.aliases.put(task, PRODUCTION, 1, backbone_digest=BACKBONE, now=1.0)
+    with pytest.raises(BackboneMismatch) as caught:
+        store.aliases.resolve(TENANT, task.name, backbone_digest=OTHER_BACKBONE)
+    assert (caught.value.fitted_on, caught.value.serving) == (BACKBONE, OTHER_BACKBONE)
+    with pytest.raises(BackboneMismatch):
+        store.aliases.resolve(TENANT, task.name, version=1, backbone_digest=OTHER_BACKBONE)
+    publish(task, backbone_digest=OTHER_BACKBONE)
+    assert store.aliases.resolve(TENANT, task.name, backbone_digest=OTHER_BACKBONE).version == 3
+    assert store.aliases.resolve(TENANT, task.name, backbone_digest=BACKBONE).version == 1

@@ -1,0 +1,128 @@
+"""Small real values for the store's tests, and the one place where its database's URL is made."""
+
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from service.store import migrate
+from service.store.records import NewExample, NewRun, NewVersion, Task
+
+TENANT = "default"
+BACKBONE = "b" * 64
+OTHER_BACKBONE = "c" * 64
+
+# By hand: a PostgreSQL server's URL, each test then gets a database of its own. Unset: SQLite.
+SERVER = os.environ.get("POLYHEAD_TEST_POSTGRES")
+sqlite_only = pytest.mark.skipif(SERVER is not None, reason="about SQLite's file")
+
+
+@contextmanager
+def fresh_database(folder: Path) -> Iterator[str]:
+    """The URL of a migrated, empty database."""
+    if SERVER is None:
+        path = folder / f"{uuid.uuid4().hex}.db"
+        shutil.copyfile(_migrated_file(), path)
+        yield f"sqlite:///{path}"
+        return
+    with _dropped_after(SERVER) as url:
+        migrate(url)
+        yield url
+
+
+@contextmanager
+def empty_database(folder: Path) -> Iterator[str]:
+    """The URL of a database without tables."""
+    if SERVER is None:
+        yield f"sqlite:///{folder / uuid.uuid4().hex}.db"
+        return
+    with _dropped_after(SERVER) as url:
+        yield url
+
+
+@cache
+def _migrated_file() -> Path:
+    path = Path(tempfile.mkdtemp()) / "template.db"
+    migrate(f"sqlite:///{path}")
+    return path
+
+
+@contextmanager
+def _dropped_after(server: str) -> Iterator[str]:
+    name = f"test_{uuid.uuid4().hex}"
+    engine = sa.create_engine(server, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.exec_driver_sql(f"CREATE DATABASE {name}")
+        yield sa.make_url(server).set(database=name).render_as_string(hide_password=False)
+        connection.exec_driver_sql(f"DROP DATABASE {name} WITH (FORCE)")
+    engine.dispose()
+
+
+def digest(name: str) -> str:
+    """A digest that tells in a failure which image it was."""
+    return name.encode().hex().rjust(64, "0")
+
+
+def new_example(name: str, labels: tuple[str, ...] | str | None = None, **changed: Any) -> NewExample:
+    values: dict[str, Any] = {
+        "image_digest": digest(name),
+        "blob_key": f"images/{name}",
+        "media_type": "image/png",
+        "filename": f"{name}.png",
+        "width": 640,
+        "height": 480,
+        "size": 12_345,
+        "perceptual_hash": 2**64 - 1,
+        "labels": (labels,) if isinstance(labels, str) else labels,
+        "value": None,
+        "group": None,
+        "split": None,
+    }
+    return NewExample(**values | changed)
+
+
+def new_run(task: Task, **changed: Any) -> NewRun:
+    values: dict[str, Any] = {
+        "task_id": task.id,
+        "kind": "train",
+        "strategy": "head",
+        "options": {"seed": 0},
+        "publish": "first",
+        "backbone_digest": BACKBONE,
+    }
+    return NewRun(**values | changed)
+
+
+def new_version(**changed: Any) -> NewVersion:
+    values: dict[str, Any] = {
+        "strategy": "head",
+        "kind": "multiclass",
+        "labels": ("cat", "dog"),
+        "threshold": None,
+        "options": {"seed": 0},
+        "seed": 0,
+        "data_revision": 1,
+        "split_digest": "d" * 64,
+        "evaluation": "test",
+        "fitted_on": "train and validation",
+        "metrics": {"primary": {"name": "accuracy", "value": 0.5}},
+        "history": [{"strength": 1.0}],
+        "decision": {"warnings": []},
+        "backbone_digest": BACKBONE,
+        "trainable_parameters": 75_813,
+        "total_parameters": 23_583_845,
+        "shares_backbone": True,
+        "head_digest": "e" * 64,
+        "head_key": "heads/e.onnx",
+        "head_bytes": 51_200,
+        "predictions_key": "predictions/e.npz",
+    }
+    return NewVersion(**values | changed)
