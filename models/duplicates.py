@@ -34,20 +34,22 @@ class JoinedGroups:
     apart: int  # near-duplicate pairs that were not joined
 
 
-def near_duplicates(embeddings: FloatArray, hashes: Hashes) -> Pairs:
+def near_duplicates(
+    embeddings: FloatArray, hashes: Hashes, *, min_cosine: float = MIN_COSINE, block: int = BLOCK
+) -> Pairs:
     """All pairs that are alike in both views.
 
     The hashes are compared first, block by block: cosines are computed only for rows and columns that
     have a close hash. Of each row at most 32 pairs are kept, the most similar.
 
-    Args: embeddings: (N, D) float32; hashes: (N,) uint64.
+    Args: embeddings: (N, D) float32; hashes: (N,) uint64; block: elements compared at a time.
     """
     count = len(hashes)
     norms = np.linalg.norm(embeddings, axis=1, keepdims=True)
     unit = (embeddings / np.where(norms > 0, norms, 1)).astype(np.float32)  # (N, D)
-    rows_per_block = max(1, BLOCK // max(1, count))
+    rows_per_block = max(1, block // max(1, count))
     found = [
-        _pairs_of_block(unit, hashes, start, min(start + rows_per_block, count))
+        _pairs_of_block(unit, hashes, start, rows_per_block, min_cosine)
         for start in range(0, count, rows_per_block)
     ]
     return Pairs(
@@ -57,13 +59,14 @@ def near_duplicates(embeddings: FloatArray, hashes: Hashes) -> Pairs:
     )
 
 
-def _pairs_of_block(unit: FloatArray, hashes: Hashes, start: int, stop: int) -> Pairs:
+def _pairs_of_block(unit: FloatArray, hashes: Hashes, start: int, count: int, min_cosine: float) -> Pairs:
+    stop = min(start + count, len(hashes))
     later = np.arange(start, len(hashes))
     close = np.bitwise_count(hashes[start:stop, None] ^ hashes[None, later]) <= MAX_HASH_DISTANCE
     close &= later[None, :] > np.arange(start, stop)[:, None]  # (rows, later): each pair once
     rows, columns = np.flatnonzero(close.any(axis=1)), np.flatnonzero(close.any(axis=0))
     cosine = unit[start + rows] @ unit[start + columns].T
-    alike = _most_similar(cosine, close[np.ix_(rows, columns)] & (cosine > MIN_COSINE))
+    alike = _most_similar(cosine, close[np.ix_(rows, columns)] & (cosine > min_cosine))
     row, column = np.nonzero(alike)
     return Pairs(
         first=(start + rows[row]).astype(np.int64),

@@ -1,18 +1,17 @@
 """Train, validation and test, and folds: whole groups, each class in proportion, sticky.
 
-One greedy distributor does both. Groups go largest first, each to the part whose need of the group's
-classes is least met, counting what is there already. This is iterative stratification (Sechidis et al.
-2011) with groups for examples.
+One greedy distributor does both: models/distribution.py.
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
 from models.arrays import BoolArray, IntArray
 from models.dataset import SPLITS, Dataset, SplitName
+from models.distribution import Distribution
 from models.duplicates import FREE, join_groups, near_duplicates
 
 SHARES = (0.6, 0.2, 0.2)  # of SPLITS
@@ -60,8 +59,8 @@ def assign_splits(dataset: Dataset, rng: np.random.Generator) -> SplitAssignment
         untrained = dataset.strata.any(axis=0) & ~dataset.strata[parts == TRAIN].any(axis=0)
         return np.asarray(dataset.strata[:, untrained].any(axis=1) & (dataset.kind != "regression"))
 
-    distribution = _Distribution(dataset.strata, SHARES, sides)
-    parts, groups, broken = _filled(distribution, groups, lacking, rng)
+    distribution = Distribution(dataset.strata, SHARES, sides)
+    parts, groups, broken = distribution.fill(groups, lacking, rng)
     splits = tuple(SPLITS[part] for part in parts)
     return SplitAssignment(
         splits=splits,
@@ -89,8 +88,8 @@ def assign_folds(dataset: Dataset, k: int, rng: np.random.Generator) -> Folds:
         alone = (present.sum(axis=0) == 1) & (dataset.strata.sum(axis=0) > 1)
         return np.asarray(dataset.strata[:, alone].any(axis=1) & (dataset.kind != "regression"))
 
-    distribution = _Distribution(dataset.strata, (1 / k,) * k, sides)
-    parts, groups, broken = _filled(distribution, groups, lacking, rng)
+    distribution = Distribution(dataset.strata, (1 / k,) * k, sides)
+    parts, groups, broken = distribution.fill(groups, lacking, rng)
     return Folds(
         numbers=parts,
         groups=groups,
@@ -103,10 +102,12 @@ def folds_within(
     dataset: Dataset, rows: IntArray, groups: IntArray, k: int, rng: np.random.Generator
 ) -> IntArray:
     """Fold numbers (len(rows),) of some rows, in the groups that are known already."""
-    distribution = _Distribution(dataset.strata[rows], (1 / k,) * k, np.full(len(rows), FREE, dtype=np.int64))
-    return _filled(
-        distribution, groups[rows], lambda parts: np.full(len(parts), len(np.unique(parts)) < k), rng
-    )[0]
+    distribution = Distribution(dataset.strata[rows], (1 / k,) * k, np.full(len(rows), FREE, dtype=np.int64))
+
+    def lacking(parts: IntArray) -> BoolArray:
+        return np.full(len(parts), len(np.unique(parts)) < k)
+
+    return distribution.fill(groups[rows], lacking, rng)[0]
 
 
 def split_digest(assigned: Iterable[tuple[str, str]]) -> str:
@@ -130,100 +131,6 @@ def _joined(dataset: Dataset, sides: IntArray) -> tuple[IntArray, list[str]]:
         if count > LARGE_GROUP * len(dataset)
     ]
     return joined.numbers, warnings
-
-
-class _Distribution:
-    """Needs of each part by stratum, met group by group."""
-
-    def __init__(self, strata: BoolArray, shares: tuple[float, ...], sides: IntArray) -> None:
-        self.strata = strata  # (N, L)
-        self.shares = np.array(shares)  # (k,)
-        self.sides = sides  # (N,) part that is given, or FREE
-        self.totals = strata.sum(axis=0)  # (L,)
-        self.rarity = np.full(len(strata), len(strata))  # (N,) size of the smallest stratum it is in
-        for stratum in np.argsort(-self.totals):
-            self.rarity[strata[:, stratum]] = self.totals[stratum]
-
-    def run(self, groups: IntArray, rng: np.random.Generator) -> IntArray:
-        """Parts (N,) of all examples."""
-        self.unmet = self.shares[:, None] * self.totals  # (k, L)
-        self.room = self.shares * len(groups)  # (k,), of examples whatever their stratum
-        self.filled = [False] * len(self.shares)
-        parts = self.sides.copy()
-        for part in range(len(self.shares)):
-            self._take(part, np.flatnonzero(parts == part))
-        waiting = []
-        for rows in self._in_order(_members(groups), rng):
-            given = self.sides[rows][self.sides[rows] != FREE]
-            if not len(given):
-                waiting.append(rows)
-            elif len(given) < len(rows):  # the others join most of those that are assigned
-                self._put(int(np.bincount(given).argmax()), rows[self.sides[rows] == FREE], parts)
-        for number, rows in enumerate(waiting):
-            empty = [part for part, filled in enumerate(self.filled) if not filled]
-            # the last groups go where nothing is yet
-            reserved = len(empty) >= len(waiting) - number
-            self._put(
-                self._neediest(rows, empty if reserved and empty else range(len(self.shares))), rows, parts
-            )
-        return parts
-
-    def _in_order(self, members: list[IntArray], rng: np.random.Generator) -> list[IntArray]:
-        """Largest first, then those of the rarest stratum; equal ones as they were shuffled."""
-        shuffled = [members[number] for number in rng.permutation(len(members))]
-        return sorted(shuffled, key=lambda rows: (-len(rows), int(self.rarity[rows].min())))
-
-    def _put(self, part: int, rows: IntArray, parts: IntArray) -> None:
-        parts[rows] = part
-        self._take(part, rows)
-
-    def _take(self, part: int, rows: IntArray) -> None:
-        self.unmet[part] -= self.strata[rows].sum(axis=0)
-        self.room[part] -= len(rows)
-        self.filled[part] |= len(rows) > 0
-
-    def _neediest(self, rows: IntArray, eligible: Sequence[int]) -> int:
-        """The part in which the group lowers the squared unmet need most, a rare stratum weighing more."""
-        counts = self.strata[rows].sum(axis=0)
-        present = np.flatnonzero(counts)
-        weight = counts[present] / self.totals[present]
-        need = np.round(self.unmet[:, present] @ weight, 9)  # rounded, so that equal needs are equal
-        return max(eligible, key=lambda part: (need[part], round(float(self.room[part]), 9), -part))
-
-
-def _members(groups: IntArray) -> list[IntArray]:
-    order = np.argsort(groups, kind="stable")
-    borders = np.flatnonzero(np.diff(groups[order])) + 1
-    return np.split(order, borders)
-
-
-def _filled(
-    distribution: _Distribution,
-    groups: IntArray,
-    lacking: Callable[[IntArray], BoolArray],
-    rng: np.random.Generator,
-) -> tuple[IntArray, IntArray, list[IntArray]]:
-    """Distribute, breaking up one group after the other until `lacking` names no example of a group.
-
-    Returns: parts (N,), groups (N,) as they were kept, and the rows of each group that was broken up.
-    """
-    groups = groups.copy()
-    broken: list[IntArray] = []
-    seed = int(rng.integers(2**63))  # every attempt shuffles alike
-    while True:
-        parts = distribution.run(groups, np.random.default_rng(seed))
-        concerned = lacking(parts)
-        breakable = [
-            rows
-            for rows in _members(groups)
-            if len(rows) > 1 and (concerned & (distribution.sides == FREE))[rows].any()
-        ]
-        if not breakable:
-            return parts, groups, broken
-        largest = max(breakable, key=len)
-        free = largest[distribution.sides[largest] == FREE]
-        groups[free] = groups.max() + 1 + np.arange(len(free))
-        broken.append(largest)
 
 
 def _straddling(dataset: Dataset) -> list[str]:

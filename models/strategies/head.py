@@ -129,15 +129,12 @@ def _held_out(dataset: Dataset, rng: np.random.Generator, report: Report) -> Fit
     _check_train(dataset, train)
     report({"phase": "fitting"})
     if len(validation):
-        (judged,), _ = judge(dataset, train, [validation])
+        (judged,), _ = judge(dataset, train, [validation], progress=_progress(report))
         chosen_by = "validation"
     else:  # the user left none: the training examples must do
         folds = folds_within(dataset, train, assigned.groups, min(FOLDS, len(train)), rng)
         judged = judge_in_folds(dataset, folds, train, _progress(report))
         chosen_by = "cross-validation within train"
-    history = _history(dataset, judged)
-    for number, entry in enumerate(history, start=1):
-        report({"phase": "fitting", "candidate": number, "candidates": len(history), **entry})
     strength = STRENGTHS[judged.chosen]
     report({"phase": "evaluating"})
     scored, _ = fit_one(dataset, train, strength)
@@ -151,7 +148,7 @@ def _held_out(dataset: Dataset, rng: np.random.Generator, report: Report) -> Fit
         scores=scores,
         splits=assigned.splits,
         split_digest=assigned.digest,
-        history=history,
+        history=_history(dataset, judged),
         decision={
             "split": {name: len(members) for name, members in rows.items()},
             "strength": _choice(dataset, judged, chosen_by),
@@ -234,7 +231,7 @@ def _inner(nested: Nested) -> dict[str, Any]:
 
 def _weighting(weighting: Weighting) -> dict[str, Any]:
     return {
-        "rule": f"count ** -{BALANCE:g} where one class has more than {IMBALANCED:g} times another's examples",
+        "rule": f"count ** -{BALANCE:g} where a class has more than {IMBALANCED:g} times another's examples",
         "ratio": weighting.ratio,
         "applied": weighting.applied,
     }

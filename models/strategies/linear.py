@@ -1,9 +1,9 @@
 """Linear models in a basis: multinomial logistic, independent logistic, ridge; all with an L2 penalty.
 
-The objective is scikit-learn's, a sum over the examples plus strength / 2 times the squared weights, the
-bias free; a test holds both optima together. Why not scikit-learn itself: a nested out-of-fold evaluation
-is some eighty fits, and each would start cold, in D dimensions, unscaled. Here each starts from its
-stronger neighbour, in min(n, D) dimensions, scaled by the curvature there, and takes 5 to 15 steps.
+The objective is scikit-learn's: a sum over the examples plus strength / 2 times the squared weights, the
+bias free; a test holds both optima together. A nested evaluation is some eighty fits, so each starts from
+its stronger neighbour, in coordinates scaled by the curvature there. LogisticRegression on the same basis,
+warm-started, takes 1.3 to 2 times as long, and fits a multilabel task label by label (3 times).
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,7 +20,7 @@ from models.head import Kind, LinearHead
 from models.strategies.basis import Basis, Floats, Reduced
 from models.strategies.imbalance import Weighting
 
-CHOOSING = 1e-5  # relative decrease of the loss at which a candidate's fit ends
+CHOOSING = 1e-4  # relative decrease of the loss at which a candidate's fit ends
 SERVING = 1e-8  # the same, for the model that is scored or served
 UNSEEN = -30.0  # logit of a class that training has not seen; the others' mean is 0
 LEAST_CURVATURE = 1e-6

@@ -17,6 +17,7 @@ from models.strategies.linear import CHOOSING, SERVING, LinearModel, fit_path
 
 STRENGTHS = (10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003)  # per example of squared norm 1; strongest first
 DEFAULT = 3  # STRENGTHS[DEFAULT], where nothing can be judged
+PATIENCE = 2  # candidates in a row that were worse, after which weaker ones aren't tried
 EXACT = 2**23  # elements of the features up to which the served model is fitted in float64
 
 CRITERIA = {
@@ -32,7 +33,7 @@ Progress = Callable[[int, int, float | None], None]  # candidate, candidates, it
 class Judged:
     """Sums of loss and of weight for each candidate, so that folds add up."""
 
-    loss: Floats  # (S,)
+    loss: Floats  # (S,) infinite where the candidate wasn't tried
     weight: Floats  # (S,)
 
     def __add__(self, other: "Judged") -> "Judged":
@@ -46,7 +47,7 @@ class Judged:
     def scores(self, dataset: Dataset) -> list[float | None]:
         """As CRITERIA says; None where nothing could be judged."""
         means = [
-            float(loss / weight) if weight else None
+            float(loss / weight) if weight and np.isfinite(loss) else None
             for loss, weight in zip(self.loss, self.weight, strict=True)
         ]
         if dataset.kind == "regression":
@@ -58,31 +59,45 @@ NOTHING_JUDGED = Judged(loss=np.zeros(len(STRENGTHS)), weight=np.zeros(len(STREN
 
 
 def judge(
-    dataset: Dataset, train: IntArray, held: Sequence[IntArray]
+    dataset: Dataset,
+    train: IntArray,
+    held: Sequence[IntArray],
+    *,
+    at_least: int = 0,
+    progress: Progress | None = None,
 ) -> tuple[list[Judged], list[FloatArray]]:
-    """Fit every candidate on some rows and judge it on others.
+    """Fit candidates on some rows, strongest first, and judge them on others.
 
-    Examples of a class that `train` has none of are left out: no strength can predict them. The others
-    count as they would in training (Weighting).
+    Weaker ones are not tried once every set of rows has become worse twice in a row: they are the slow
+    ones. Examples of a class that `train` has none of are left out: no strength can predict them. The
+    others count as they would in training (Weighting).
 
-    Args:    held: sets of rows that are judged apart.
-    Returns: for each of `held`, the sums; and for each candidate, its answers (m, C) to `held[0]`.
+    Args:    held: sets of rows that are judged apart; at_least: number of a candidate that is tried anyway;
+             progress: told each candidate's score on `held[0]`.
+    Returns: for each of `held`, the sums; and for each candidate tried, its answers (m, C) to `held[0]`.
     """
     basis = fit_basis(dataset.embeddings[train], np.float32)
     weighting = weigh(dataset.kind, dataset.targets[train], len(dataset.labels))
     projected = [basis.project(dataset.embeddings[rows]) for rows in held]
-    sums = np.zeros((len(held), 2, len(STRENGTHS)))
-    first = []
+    loss = np.full((len(held), len(STRENGTHS)), np.inf)
+    weight = np.ones((len(held), len(STRENGTHS)))
+    first: list[FloatArray] = []
     path = fit_path(
         dataset.kind, basis, dataset.targets[train], weighting, strengths=STRENGTHS, tolerance=CHOOSING
     )
     for candidate, model in enumerate(path):
         for number, rows in enumerate(held):
             scores = answers(dataset.kind, model.logits(projected[number]))
-            sums[number, :, candidate] = _loss(dataset, rows, scores, weighting)
+            loss[number, candidate], weight[number] = _loss(dataset, rows, scores, weighting)
             if number == 0:
                 first.append(scores.astype(np.float32))
-    return [Judged(loss=loss, weight=weight) for loss, weight in sums], first
+        if progress:
+            so_far = Judged(loss=loss[0], weight=weight[0]).scores(dataset)
+            progress(candidate + 1, len(STRENGTHS), so_far[candidate])
+        worse = np.diff(loss[:, max(0, candidate - PATIENCE) : candidate + 1]) > 0
+        if candidate >= max(PATIENCE, at_least) and worse.all():
+            break
+    return [Judged(loss=loss[number], weight=weight[number]) for number in range(len(held))], first
 
 
 def _loss(
@@ -146,8 +161,11 @@ def judge_nested(dataset: Dataset, folds: IntArray, progress: Progress) -> Neste
     columns = 1 if dataset.kind == "regression" else len(dataset.labels)
     scores = np.zeros((len(dataset), columns), dtype=np.float32)
     for fold in range(k):
-        (judged,), candidates = judge(dataset, np.flatnonzero(folds != fold), [members[fold]])
-        scores[members[fold]] = candidates[inner[fold].chosen]
+        chosen = inner[fold].chosen
+        (judged,), candidates = judge(
+            dataset, np.flatnonzero(folds != fold), [members[fold]], at_least=chosen
+        )
+        scores[members[fold]] = candidates[chosen]
         total += judged
         progress(k + fold + 1, 2 * k, total.scores(dataset)[total.chosen])
     return Nested(scores=scores, chosen=[judged.chosen for judged in inner], judged=total)
