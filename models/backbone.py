@@ -56,12 +56,29 @@ class Backbone:
     name: str = ""  # shown to users; default: the factory's dotted name
     licence: str = "unknown"  # SPDX id of the weights
 
-    def embed(self, images: Tensor) -> Tensor:
-        """(N, channels, input_size, input_size) normalised → (N, D) float32."""
-        if self.features != PRE_LOGITS:
-            return self.module(images)  # type: ignore[no-any-return]
+    def run(self, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Embed, and tap the stages on the way.
+
+        Args:    images: (N, channels, input_size, input_size) float32, normalised.
+        Returns: (N, D), and by name the output of each stage that took part.
+        """
+        tapped: dict[str, Tensor] = {}
+
+        def tap(name: str) -> Any:
+            module = self.module.get_submodule(name)
+            return module.register_forward_hook(lambda _, __, output: tapped.__setitem__(name, output))
+
+        taps = [tap(name) for name in self.stages]
         network: Any = self.module
-        return network.forward_head(network.forward_features(images), pre_logits=True)  # type: ignore[no-any-return]
+        try:
+            if self.features == PRE_LOGITS:
+                embedding = network.forward_head(network.forward_features(images), pre_logits=True)
+            else:
+                embedding = network(images)
+        finally:
+            for each in taps:
+                each.remove()
+        return embedding, tapped
 
 
 def build_backbone(config: BackboneConfig) -> Backbone:
@@ -98,7 +115,7 @@ def _from_timm(config: BackboneConfig) -> Backbone:
         raise BackboneError(
             f"backbone {name}: preprocessing {said['interpolation']}, {said['crop_mode']} isn't supported"
         )
-    return Backbone(
+    backbone = Backbone(
         module=network,
         input_size=config.input_size or width,
         channels=3,
@@ -112,6 +129,7 @@ def _from_timm(config: BackboneConfig) -> Backbone:
         name=name,
         licence=licence,
     )
+    return replace(backbone, stages=_served_stages(backbone))
 
 
 def _timm_network(config: BackboneConfig) -> tuple[Any, str]:
@@ -185,6 +203,18 @@ def _coarse_stages(network: Any) -> tuple[str, ...]:
         if any(re.fullmatch(pattern, name) for pattern in numbered)
     )
     return named or tuple(stage["module"] for stage in getattr(network, "feature_info", None) or ())
+
+
+def _served_stages(backbone: Backbone) -> tuple[str, ...]:
+    """Those that give one tensor: some networks pass lists between their stages."""
+    images = torch.zeros(2, backbone.channels, backbone.input_size, backbone.input_size)
+    backbone.module.eval()
+    try:
+        with torch.inference_mode():
+            _, tapped = backbone.run(images)
+    except Exception:  # noqa: BLE001 - networks fail in any way on a wrong size; `graph.identify` reports it
+        return backbone.stages
+    return tuple(name for name in backbone.stages if isinstance(tapped.get(name), Tensor))
 
 
 def _from_factory(config: BackboneConfig) -> Backbone:

@@ -40,19 +40,13 @@ class PixelGraph(nn.Module):
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
         """(N, H, W, C) uint8 → the embedding (N, D) float32, then each stage, in the backbone's order."""
-        tapped: dict[str, Tensor] = {}
-        taps = [
-            self.module.get_submodule(name).register_forward_hook(
-                lambda _module, _inputs, output, name=name: tapped.__setitem__(name, output)
-            )
-            for name in self.backbone.stages
-        ]
-        try:
-            images = pixels.permute(0, 3, 1, 2).to(torch.float32) * self.scale + self.shift
-            embedding = self.backbone.embed(images)
-        finally:
-            for tap in taps:
-                tap.remove()
+        images = pixels.permute(0, 3, 1, 2).to(torch.float32) * self.scale + self.shift
+        embedding, tapped = self.backbone.run(images)
+        for name in self.backbone.stages:
+            if name not in tapped:
+                raise BackboneError(
+                    f"backbone {self.backbone.name}: stage {name} takes no part in the embedding"
+                )
         return embedding, *(tapped[name] for name in self.backbone.stages)
 
 
@@ -152,10 +146,8 @@ def _tried(backbone: Backbone) -> Sequence[Tensor]:
     try:
         with torch.inference_mode():
             outputs: tuple[Tensor, ...] = PixelGraph(backbone)(_blank(backbone))
-    except KeyError as error:
-        raise BackboneError(
-            f"backbone {backbone.name}: stage {error.args[0]} takes no part in the embedding"
-        ) from None
+    except BackboneError:
+        raise
     except Exception as error:  # a network may fail in any way on an input that it wasn't made for
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise BackboneError(f"backbone {backbone.name}: it can't be run on {size}: {reason}") from error

@@ -83,12 +83,15 @@ class OpenVinoRuntime:
         self.identity = prepared.identity
         self._threads = prepared.config.threads
         self._core = openvino.Core()
-        self._model = self._core.read_model(str(prepared.onnx_path))
+        try:
+            self._model = self._core.read_model(str(prepared.onnx_path))
+        except RuntimeError as error:
+            raise BackboneError(f"backbone {self.identity.name}: {_first_line(error)}") from error
         self._requests: dict[tuple[str, ...], Any] = {}  # by outputs: compiled when first asked for
         self._request((EMBEDDING,))
 
     def run(self, pixels: UInt8Array, outputs: Sequence[str] = (EMBEDDING,)) -> dict[str, FloatArray]:
-        request = self._request(tuple(outputs))
+        request = self._request(outputs)
         try:
             results = request.infer({0: pixels}, share_inputs=True, share_outputs=True)
         except RuntimeError as error:
@@ -96,11 +99,12 @@ class OpenVinoRuntime:
         # copies: the next run overwrites the request's own memory
         return {name: np.array(results[name], dtype=np.float32) for name in outputs}
 
-    def _request(self, outputs: tuple[str, ...]) -> Any:
-        if outputs not in self._requests:
-            check_outputs(self.identity, outputs)
-            self._requests[outputs] = self._compiled(outputs).create_infer_request()
-        return self._requests[outputs]
+    def _request(self, outputs: Sequence[str]) -> Any:
+        wanted = tuple(sorted(set(outputs)))
+        if wanted not in self._requests:
+            check_outputs(self.identity, wanted)
+            self._requests[wanted] = self._compiled(wanted).create_infer_request()
+        return self._requests[wanted]
 
     def _compiled(self, outputs: tuple[str, ...]) -> Any:
         wanted = _OPENVINO_PRECISION[self.identity.precision]

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 
 from models.arrays import FloatArray, UInt8Array
@@ -23,6 +24,8 @@ class TorchRuntime:
         self.name = f"torch {self._device.type}"
         if prepared.config.threads is not None:
             torch.set_num_threads(prepared.config.threads)
+        # CUDA's convolutions take tf32 unless told otherwise
+        torch.backends.fp32_precision = "ieee"  # type: ignore[attr-defined]
         backbone = build_backbone(prepared.config)
         if identify(backbone, prepared.identity.precision).digest != prepared.identity.digest:
             raise BackboneError(
@@ -34,9 +37,10 @@ class TorchRuntime:
         check_outputs(self.identity, outputs)
         names = (EMBEDDING, *(stage.name for stage in self.identity.stages))
         half = self.identity.precision == "bf16"
+        images = torch.from_numpy(np.require(pixels, requirements="W"))  # torch warns of read-only memory
         try:
             with torch.inference_mode(), torch.autocast(self._device.type, torch.bfloat16, enabled=half):
-                results = self._graph(torch.from_numpy(pixels).to(self._device))
+                results = self._graph(images.to(self._device))
             by_name = dict(zip(names, results, strict=True))
             return {name: by_name[name].float().cpu().numpy() for name in outputs}
         except RuntimeError as error:  # out of memory among them

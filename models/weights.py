@@ -4,6 +4,7 @@ Finding them needs no torch, so that a start with a warm cache doesn't load it; 
 """
 
 import pickle
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, files
@@ -86,7 +87,10 @@ def read_tensors(path: Path, name: str) -> dict[str, "Tensor"]:
     from torch import Tensor  # noqa: PLC0415
 
     try:
-        tensors = load_state_dict(str(path), weights_only=True)
+        with warnings.catch_warnings():
+            # other protocols are read as well, or refused below
+            warnings.filterwarnings("ignore", message="Detected pickle protocol")
+            tensors = load_state_dict(str(path), weights_only=True)
     except (RuntimeError, pickle.UnpicklingError, SafetensorError, EOFError, OSError, ValueError, TypeError,
             AttributeError, KeyError, IndexError) as error:  # fmt: skip
         raise BackboneError(
@@ -108,17 +112,13 @@ def misfit(tensors: Mapping[str, "Tensor"], needed: Mapping[str, "Tensor"]) -> s
     missing = [key for key in needed if key not in tensors]
     unknown = [key for key in tensors if key not in needed]
     reshaped = [
-        f"{key} has shape {tuple(tensors[key].shape)} instead of {tuple(tensor.shape)}"
+        f"{key} is {tuple(tensors[key].shape)}, needed {tuple(tensor.shape)}"
         for key, tensor in needed.items()
         if key in tensors and tensors[key].shape != tensor.shape
     ]
     found = [
         f"{len(names)} {what} ({', '.join(names[:2])}{', …' if len(names) > 2 else ''})"
-        for names, what in (
-            (missing, "tensors are missing"),
-            (unknown, "aren't the network's"),
-            (reshaped, "differ in shape"),
-        )
+        for names, what in ((missing, "missing"), (unknown, "unknown"), (reshaped, "of another shape"))
         if names
     ]
-    return "; ".join(found) or None
+    return f"tensors: {'; '.join(found)}" if found else None
