@@ -183,4 +183,5 @@ def describe_problem(problem: Mapping[str, Any], status: int | None = None) -> s
     more = [field for field in problem.get("errors") or () if str(field.get("detail")) not in str(said)]
     fields = [f"{field.get('parameter') or field.get('pointer')}: {field.get('detail')}" for field in more]
     where = f" ({'; '.join(fields)})" if fields else ""
-    return " ".join(f"{status} {problem.get('code', 'unknown')}: {said}{where}".split())
+    code = " ".join(str(part) for part in (status, problem.get("code", "unknown")) if part is not None)
+    return " ".join(f"{code}: {said}{where}".split())

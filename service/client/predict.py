@@ -76,8 +76,8 @@ def ask(client: Client, task: str, loaded: Sequence[tuple[Path, bytes]], paramet
 
 def table_of(answers: Sequence[Json]) -> Table:
     table = Table()
-    table.add_column("file")
-    table.add_column("prediction")
+    table.add_column("file", overflow="fold")
+    table.add_column("prediction", overflow="fold")
     table.add_column("score", justify="right")
     table.add_column("version", justify="right")
     for answer in answers:

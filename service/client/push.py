@@ -50,7 +50,7 @@ def push_folder(client: Client, options: PushOptions, console: Console) -> Tally
     folder = read_folder(options.source)
     prepare_task(client, options.task, options.kind, folder.kind, console)
     if folder.left_out:
-        console.print(f"{len(folder.left_out)} files are no .jpg, .jpeg, .png or .webp and are left out.")
+        console.print(f"Left out: {len(folder.left_out)} (neither .jpg, .jpeg, .png nor .webp)")
     tally = upload_photos(
         client,
         options.task,
@@ -99,6 +99,6 @@ def tell_tally(tally: Tally, seconds: float, console: Console) -> None:
 
 def list_some(word: str, items: Sequence[tuple[str, str]], console: Console) -> None:
     for name, why in items[:MOST_LISTED]:
-        console.print(Text(f"  {word}: {name}: {why}", "yellow"))
+        console.print(Text(f"  {word}: {name}: {why}", "yellow"), soft_wrap=True)
     if len(items) > MOST_LISTED:
         console.print(f"  … and {len(items) - MOST_LISTED} more")

@@ -29,7 +29,7 @@ def train(client: Client, task: str, *, strategy: str, publish: str, console: Co
         run = follow(client, run["id"], console)
     if run["state"] != "succeeded":
         why = describe_problem(run["error"]) if run.get("error") else "no reason given"
-        console.print(Text(f"The run has {run['state']}: {why}", "red"))
+        console.print(Text(f"The run has {run['state']}: {why}", "red"), soft_wrap=True)
         return False
     version = client.get(task_path(task, "versions", str(run["version"])))
     console.print(report(version, run))

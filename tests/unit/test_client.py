@@ -2,6 +2,9 @@
 
 import io
 import json
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -438,6 +441,39 @@ def test_a_run_that_is_active_is_waited_for_first(tmp_path):
         )
     assert result.exit_code == 0, result.output
     assert "Run run_0 of the task is active: waiting for it first." in result.stdout
+
+
+def test_interrupted_the_run_goes_on_and_is_named(tmp_path):
+    """Ctrl-C while a stream is silent: one line, exit code 130, nothing cancelled."""
+    asked, over = threading.Event(), threading.Event()
+    requests = list[tuple[str, str]]()
+
+    def answer(request: Request) -> Answer:
+        requests.append((request.method, request.path))
+        if request.path.endswith("/events"):
+            asked.set()
+            over.wait(20)
+        return trained_service(request)
+
+    arguments = ["push", str(folder_of_cats(tmp_path)), "--task", "cells", "--train"]
+    with serving(answer) as url:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "service", *arguments, "--url", url],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            assert asked.wait(20)
+            process.send_signal(signal.SIGINT)
+            _, complaints = process.communicate(timeout=20)
+        finally:
+            over.set()
+            process.kill()
+            process.wait()
+    assert process.returncode == 130
+    assert complaints.startswith("Interrupted: run run_1 goes on")
+    assert not [path for _, path in requests if path.endswith("/cancel")]
 
 
 def predicting(request: Request) -> Answer:
