@@ -43,8 +43,11 @@ def _postgresql_clock(*_args: Any, **_options: Any) -> str:
 
 
 def to_json(value: Any) -> str:
-    """JSON that PostgreSQL takes too: NaN and infinity are refused."""
-    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    """JSON as PostgreSQL takes it. Raises: InvalidField for NaN, infinity and what JSON has no word for."""
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    except (ValueError, TypeError) as error:
+        raise InvalidField(f"a value can't be stored: {error}") from error
 
 
 class Database:
@@ -140,6 +143,8 @@ def translated() -> Iterator[None]:
 
 def _meaning(error: Exception) -> PolyheadError:
     cause = getattr(error, "orig", None) or error
+    if isinstance(cause, PolyheadError):
+        return cause
     if isinstance(error, exc.DataError) or isinstance(cause, ValueError | OverflowError):
         return InvalidField(f"a value can't be stored: {str(cause).splitlines()[0]}")
     if "disk is full" in str(cause) or getattr(cause, "sqlstate", None) == DISK_FULL:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from multiprocessing import get_context
+from pathlib import Path
 
 import pytest
 
@@ -17,6 +18,7 @@ from service.store.records import Task
 from tests.integration.store.values import BACKBONE, TENANT, new_example, new_run, new_version, sqlite_only
 from tests.integration.store.writer import BATCH
 
+ROOT = Path(__file__).parents[3]
 Start = Callable[[str], subprocess.Popen[str]]
 
 
@@ -26,16 +28,10 @@ def start(database_url: str, blob_url: str, task: Task) -> Iterator[Start]:
     with ExitStack() as stack:
 
         def start(what: str) -> subprocess.Popen[str]:
+            said = [what, database_url, blob_url, task.name]
             process = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-m",
-                    "tests.integration.store.writer",
-                    what,
-                    database_url,
-                    blob_url,
-                    task.name,
-                ],
+                [sys.executable, "-m", "tests.integration.store.writer", *said],
+                cwd=ROOT,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,
@@ -126,14 +122,13 @@ def race(database_url: str, blob_url: str, name: str) -> list[tuple[str | None, 
     """In a process of its own: upload 40 images, the same as the others do."""
     store = open_store(database_url, blob_url)
     task = store.tasks.get(TENANT, name)
-    results = [
-        store.examples.add(
-            task, [new_example(str(number), f"class {number}")], backbone_digest=BACKBONE, now=2.0
-        )[0]
-        for number in range(40)
-    ]
+    outcome = []
+    for number in range(40):
+        item = new_example(str(number), f"class {number}")
+        [result] = store.examples.add(task, [item], backbone_digest=BACKBONE, now=2.0)
+        outcome.append((result.status, result.example_id))
     store.close()
-    return [(result.status, result.example_id) for result in results]
+    return outcome
 
 
 def test_processes_that_add_the_same_images_create_each_once(
