@@ -4,6 +4,7 @@ All that differs between the two stands in this module.
 """
 
 import json
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -55,6 +56,9 @@ class Database:
 
     def __init__(self, url: str) -> None:
         self.engine = open_engine(url)
+        # SQLite has one writer, and lets those who wait poll for their turn: some for seconds, while others
+        # pass. Threads of one process queue here instead; between processes SQLite's own lock decides.
+        self._turn = threading.Lock() if self.engine.dialect.name == "sqlite" else None
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
@@ -74,10 +78,22 @@ class Database:
 
         Raises: StoreUnavailable, StoreFull; InvalidField for a value that can't be stored.
         """
-        with translated(), self.engine.connect() as connection:
+        with translated(), self._my_turn(), self.engine.connect() as connection:
             connection.execution_options(writes=True)
             with connection.begin():
                 yield connection
+
+    @contextmanager
+    def _my_turn(self) -> Iterator[None]:
+        if self._turn is None:
+            yield
+            return
+        if not self._turn.acquire(timeout=BUSY_TIMEOUT_S):
+            raise StoreUnavailable
+        try:
+            yield
+        finally:
+            self._turn.release()
 
     def ping(self) -> None:
         """Raises: StoreUnavailable."""
