@@ -43,6 +43,7 @@ log = structlog.stdlib.get_logger(__name__)
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 TICK_S = 0.1
 API_PAUSE_S = 1.5  # LitServe waits for answers a second at a time, and that outlives a killed API process
+HUNG_S = 5.0  # the shortest silence that is no slow batch
 END_S = 5.0  # for what should end at once
 
 
@@ -88,7 +89,9 @@ class Server:
         main_pid = os.getpid()
         # LitServe forks the manager, and gives no place to say this in it.
         os.register_at_fork(after_in_child=lambda: die_with(main_pid) if os.getppid() == main_pid else None)
+        take_name("polyhead-queue")  # inherited
         self.inference.start_manager()
+        take_name("polyhead")
         self.worker.tick(time.monotonic())
         self._wait_for(self.worker, lambda: self.board.generation > 0)
         if self.stopping:
@@ -127,7 +130,7 @@ class Server:
 
     def _end_hung_worker(self) -> None:
         """Kill a ready worker that has made no progress while two requests' deadlines passed."""
-        hung = self.board.silence_s > 2 * self.settings.request_deadline_s
+        hung = self.board.silence_s > max(HUNG_S, 2 * self.settings.request_deadline_s)
         if hung and self.board.generation > self._generation_at_start:
             log.error("the worker hangs", silent_s=round(self.board.silence_s, 1))
             self.worker.signal(signal.SIGKILL)

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -108,4 +109,8 @@ def run_trainer_process(settings: Settings, parent: int | None) -> None:
     configure_logging(settings.log_level, "trainer")
     from service.worker import run_trainer  # noqa: PLC0415 - after the handlers: it imports for a second
 
-    run_trainer(settings, stop)
+    try:
+        run_trainer(settings, stop)
+    except PolyheadError as error:
+        log.error("the trainer can't work", reason=str(error))  # noqa: TRY400 - its message says it all
+        sys.exit(2)

@@ -15,6 +15,7 @@ import httpx
 
 START_S = 90.0  # a cold start exports the backbone; two cores are shared
 TINY = "tests.networks:tiny"
+SERVE = ("service", "serve")
 
 
 class ServerDied(AssertionError):
@@ -65,15 +66,21 @@ class Server:
 
 @contextlib.contextmanager
 def serving(
-    folder: Path, *, backbone: str = TINY, arguments: tuple[str, ...] = (), **environment: str
+    folder: Path,
+    *,
+    backbone: str = TINY,
+    command: tuple[str, ...] = SERVE,
+    **environment: str,
 ) -> Iterator[Server]:
     """Start `polyhead serve`, wait until it is ready, and leave no process behind.
 
     Args:   folder: holds the data and the logs; a second start in the same folder finds the same data.
-            environment: settings by their names without the prefix: `max_batch_size="4"`.
+            command: after `python -m`.
+            environment: settings by their names without the prefix, `max_batch_size="4"`; names in capitals
+            are taken as they are.
     Raises: ServerDied.
     """
-    server = start(folder, backbone=backbone, arguments=arguments, **environment)
+    server = start(folder, backbone=backbone, command=command, **environment)
     try:
         wait_until_ready(server)
         yield server
@@ -82,7 +89,7 @@ def serving(
 
 
 def start(
-    folder: Path, *, backbone: str = TINY, arguments: tuple[str, ...] = (), **environment: str
+    folder: Path, *, backbone: str = TINY, command: tuple[str, ...] = SERVE, **environment: str
 ) -> Server:
     """Start the command without waiting; the caller must `kill_group`."""
     port = free_port()
@@ -91,8 +98,8 @@ def start(
     settings = {"port": str(port), "data_dir": str(data_dir), "backbone": backbone} | environment
     with output.open("wb") as out, log.open("wb") as err:
         process = subprocess.Popen(
-            [sys.executable, "-m", "service", "serve", *arguments],
-            env=clean_environment() | {f"POLYHEAD_{name.upper()}": value for name, value in settings.items()},
+            [sys.executable, "-m", *command],
+            env=clean_environment() | {variable(name): value for name, value in settings.items()},
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=err,
@@ -116,6 +123,10 @@ def clean_environment() -> dict[str, str]:
     """The environment without the settings of whoever runs the tests."""
     dropped = ("POLYHEAD_", "PROMETHEUS_", "LIT_")
     return {name: value for name, value in os.environ.items() if not name.startswith(dropped)}
+
+
+def variable(name: str) -> str:
+    return name if name.isupper() else f"POLYHEAD_{name.upper()}"
 
 
 def free_port() -> int:

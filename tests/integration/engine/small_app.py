@@ -13,6 +13,7 @@ from fastapi import FastAPI, Request, Response
 from models.errors import PolyheadError
 from service.engine import HeadRef
 from service.errors import problem_of
+from service.metrics import CONTENT_TYPE, metrics_text
 from service.parts import OpenParts, Parts
 from service.settings import Settings
 
@@ -28,7 +29,7 @@ def make_app(_settings: Settings, open_parts: OpenParts) -> FastAPI:
 
     @app.post("/submit")
     async def submit(request: Request) -> Response:
-        """Body: uint8 pixels of ?images= images. Answers embeddings and the outputs of ?heads=[[digest, key]]."""
+        """Body: uint8 pixels of some images. Answers embeddings and the outputs of ?heads=[[digest, key]]."""
         parts: Parts = request.app.state.parts
         pixels = np.frombuffer(await request.body(), np.uint8)
         heads = [HeadRef(*ref) for ref in json.loads(request.query_params.get("heads", "[]"))]
@@ -44,7 +45,7 @@ def make_app(_settings: Settings, open_parts: OpenParts) -> FastAPI:
 
     @app.post("/give-up")
     async def give_up(request: Request) -> dict[str, int]:
-        """Submit, go away before the answer, and tell what the engine still holds: at once, and a moment later."""
+        """Submit, go away before the answer, and tell what the engine still holds a moment later."""
         engine = request.app.state.parts.engine
         task = asyncio.create_task(engine.submit(np.zeros((1, 32, 32, 3), np.uint8)))
         await asyncio.sleep(0)
@@ -68,8 +69,6 @@ def make_app(_settings: Settings, open_parts: OpenParts) -> FastAPI:
 
     @app.get("/metrics")
     async def metrics() -> Response:
-        from service.metrics import CONTENT_TYPE, metrics_text
-
         return Response(metrics_text(), media_type=CONTENT_TYPE)
 
     return app

@@ -1,23 +1,23 @@
-"""`polyhead serve` with the small app: `python -m tests.integration.engine.small_server`."""
+"""`polyhead serve` with the small app and no trainer: `python -m … FILE`."""
 
-import os
+import sys
+from pathlib import Path
 
-from service.listener import check_free
-from service.preflight import Preflight, check_folders
+from service.preflight import Prepared
 from service.settings import Settings
 from service.telemetry import configure_logging, metrics_folder
 
 
 def main() -> None:
-    settings = Settings()
+    """FILE holds what a preflight has answered: it takes seconds, and one is enough for all tests."""
+    settings = Settings(trainers=0)
     configure_logging(settings.log_level, "main")
-    check_free(settings.host, settings.port)
-    check_folders(settings)
-    with metrics_folder(), Preflight(settings) as preflight:
-        from service.server import Server
-        from tests.integration.engine.small_app import make_app
+    prepared = Prepared.from_json(Path(sys.argv[1]).read_text())
+    with metrics_folder():
+        from service.server import Server  # noqa: PLC0415 - the metrics need their folder first
+        from tests.integration.engine.small_app import make_app  # noqa: PLC0415
 
-        Server(settings, preflight.result(), make_app).run()
+        Server(settings, prepared, make_app).run()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,95 @@
+"""What is relied on in LitServe's source: an upgrade must fail here before it fails in production."""
+
+import ast
+import inspect
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import litserve
+import pytest
+from litserve.loops.base import LitLoop, _BaseLoop
+from litserve.server import response_queue_to_buffer
+from litserve.utils import ResponseBufferItem
+from starlette.formparsers import MultiPartParser
+
+import service.engine
+import service.inference
+
+SERVICE = Path(service.engine.__file__).parent
+
+
+def parameters(function: object) -> list[str]:
+    return list(inspect.signature(function).parameters)
+
+
+def test_the_version_is_the_one_whose_source_was_read():
+    assert version("litserve") == "0.2.19"
+
+
+def test_the_private_parts_that_are_used_are_as_they_were():
+    server = litserve.LitServer
+    assert parameters(server._init_manager) == ["self", "num_api_servers"]
+    assert parameters(server._get_request_queue) == ["self", "api_path"]
+    assert parameters(server.launch_single_inference_worker) == ["self", "lit_api", "worker_id"]
+    assert parameters(response_queue_to_buffer) == [
+        "transport",
+        "response_buffer",
+        "consumer_id",
+        "litapi_connector",
+    ]
+    assert parameters(ResponseBufferItem) == ["event", "response_queue", "worker_id", "response"]
+    assert "self._transport = create_transport_from_config" in inspect.getsource(server._init_manager)
+
+
+def test_the_loop_is_called_as_ours_is_written():
+    assert parameters(_BaseLoop.run) == parameters(service.inference.BatchLoop.run)
+    assert parameters(LitLoop.get_batch_requests) == parameters(
+        service.inference.BatchLoop.get_batch_requests
+    )
+    assert parameters(LitLoop.put_response) == [
+        "self",
+        "transport",
+        "response_queue_id",
+        "uid",
+        "response_data",
+        "status",
+        "response_type",
+    ]
+
+
+def test_a_response_arrives_as_data_and_status():
+    """`_ask` reads `item.response[0]`; the task that fills it cuts off the type and the worker's number."""
+    source = inspect.getsource(response_queue_to_buffer)
+    assert "uid, (*response, response_type, worker_id) = result" in source
+    assert "response_item.response = response" in source
+
+
+def test_private_names_of_litserve_are_used_in_one_module_only():
+    """Others may subclass its public classes; what starts with an underscore is the seam's alone."""
+    for path in SERVICE.rglob("*.py"):
+        imported = {
+            node.module.partition(".")[0]
+            for node in ast.walk(ast.parse(path.read_text()))
+            if isinstance(node, ast.ImportFrom) and node.module
+        } | {
+            alias.name.partition(".")[0]
+            for node in ast.walk(ast.parse(path.read_text()))
+            if isinstance(node, ast.Import)
+            for alias in node.names
+        }
+        if "litserve" in imported:
+            assert path.name in {"engine.py", "inference.py"}, path
+
+
+def test_uploads_are_spooled_to_disk_although_litserve_says_otherwise():
+    assert MultiPartParser.spool_max_size == 2**20
+
+
+@pytest.mark.parametrize("module", ["service.engine", "service.server", "service.app", "service.__main__"])
+def test_what_the_main_process_imports_brings_no_torch(module):
+    """The main process forks, and the API processes have no use for 0.9 GB."""
+    code = f"import sys, {module}; print([name for name in ('torch', 'timm') if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
