@@ -1,19 +1,20 @@
 """Aliases: the movable pointers to versions, one set for each backbone."""
 
 import builtins
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, RowMapping
 
-from models.errors import BackboneMismatch
+from models.errors import BackboneMismatch, PolyheadError
 from service.errors import InvalidField, NothingPublished, StaleETag, UnknownAlias
 from service.store.checks import check_alias_name
 from service.store.database import Database
 from service.store.publishing import point
 from service.store.records import PRODUCTION, Alias, Resolved, Task
-from service.store.tables import aliases
+from service.store.tables import aliases, tasks, versions
 from service.store.tasks import find_task, lock_task, task_of
-from service.store.versions import resolve_version
+from service.store.versions import resolve_version, resolved_of, select_resolved
 
 
 class Aliases:
@@ -89,24 +90,38 @@ class Aliases:
         if alias is not None and version is not None:
             raise InvalidField("name a version or an alias, not both", pointer="/version")
         with self._database.read() as connection:
+            if version is None:
+                name = alias or PRODUCTION
+                statement = _behind(tenant, task_name, name, backbone_digest)
+                row = connection.execute(statement).mappings().one_or_none()
+                if row is not None:
+                    return resolved_of(row)
             task = task_of(connection, find_task(connection, tenant, task_name))
             if version is None:
-                version = _behind(connection, task, alias or PRODUCTION, backbone_digest)
+                raise _why_nothing(connection, task, name, backbone_digest)
             return resolve_version(connection, task, version, backbone_digest)
 
 
-def _behind(connection: Connection, task: Task, name: str, backbone_digest: str) -> int:
-    found = _find(connection, task, name, backbone_digest)
-    if found is not None:
-        return int(found["version"])
+def _behind(tenant: str, task_name: str, name: str, backbone_digest: str) -> sa.Select[Any]:
+    """One statement, since every prediction asks it."""
+    pointed = (aliases.c.task_id == versions.c.task_id) & (aliases.c.version == versions.c.number)
+    return (
+        select_resolved()
+        .join(aliases, pointed)
+        .where(tasks.c.tenant == tenant, tasks.c.name == task_name)
+        .where(aliases.c.name == name, aliases.c.backbone_digest == backbone_digest)
+    )
+
+
+def _why_nothing(connection: Connection, task: Task, name: str, backbone_digest: str) -> PolyheadError:
     elsewhere = sa.select(aliases.c.backbone_digest).where(
         aliases.c.task_id == task.id, aliases.c.name == name
     )
     newest = elsewhere.order_by(aliases.c.revision.desc()).limit(1)
     fitted_on = connection.execute(newest).scalar_one_or_none()
     if fitted_on is not None:
-        raise BackboneMismatch(fitted_on=fitted_on, serving=backbone_digest)
-    raise NothingPublished(task.name, name) if name == PRODUCTION else UnknownAlias(task.name, name)
+        return BackboneMismatch(fitted_on=fitted_on, serving=backbone_digest)
+    return NothingPublished(task.name, name) if name == PRODUCTION else UnknownAlias(task.name, name)
 
 
 def _find(connection: Connection, task: Task, name: str, backbone_digest: str) -> RowMapping | None:

@@ -12,8 +12,9 @@ from service.store.database import Database
 from service.store.paging import number_after, page_of
 from service.store.publishing import options_digest
 from service.store.records import Page, Resolved, Task, Version
-from service.store.tables import versions
+from service.store.tables import tasks, versions
 
+LARGEST = 2**31 - 1  # of a version's column; a greater number is unknown, not an error of the database
 _HIDDEN = {"tenant", "options_digest"}  # columns that the record doesn't have
 
 
@@ -64,26 +65,36 @@ class Versions:
 def find_version(connection: Connection, task: Task, number: int) -> RowMapping:
     """Raises: UnknownVersion."""
     statement = sa.select(versions).where(versions.c.task_id == task.id, versions.c.number == number)
-    # A number that no column can hold is unknown too, not an error of the database.
-    row = None if number >= 2**31 else connection.execute(statement).mappings().one_or_none()
+    row = None if abs(number) > LARGEST else connection.execute(statement).mappings().one_or_none()
     if row is None:
         raise UnknownVersion(task.name, number)
     return row
 
 
+def select_resolved() -> sa.Select[Any]:
+    """What a prediction needs, without the evidence: that can be many times larger."""
+    same = ("kind", "labels", "threshold", "head_digest", "head_key", "backbone_digest")
+    return sa.select(
+        tasks.c.id.label("task_id"),
+        tasks.c.name.label("task_name"),
+        versions.c.number.label("version"),
+        *(versions.c[column] for column in same),
+    ).join(tasks, tasks.c.id == versions.c.task_id)
+
+
+def resolved_of(row: RowMapping) -> Resolved:
+    return Resolved(**{**row, "labels": tuple(row["labels"])})
+
+
 def resolve_version(connection: Connection, task: Task, number: int, backbone_digest: str) -> Resolved:
     """Raises: UnknownVersion, BackboneMismatch."""
-    row = find_version(connection, task, number)
+    statement = select_resolved().where(versions.c.task_id == task.id, versions.c.number == number)
+    row = None if abs(number) > LARGEST else connection.execute(statement).mappings().one_or_none()
+    if row is None:
+        raise UnknownVersion(task.name, number)
     if row["backbone_digest"] != backbone_digest:
         raise BackboneMismatch(fitted_on=row["backbone_digest"], serving=backbone_digest)
-    same = ("kind", "threshold", "head_digest", "head_key", "backbone_digest")
-    return Resolved(
-        task_id=task.id,
-        task_name=task.name,
-        version=number,
-        labels=tuple(row["labels"]),
-        **{column: row[column] for column in same},
-    )
+    return resolved_of(row)
 
 
 def version_of(row: RowMapping) -> Version:
