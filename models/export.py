@@ -105,6 +105,9 @@ def model_onnx(backbone: bytes | Path, head: bytes) -> bytes:
     except ValueError as error:
         raise ExportError(f"backbone and head don't fit together: {error}") from error
     merged.producer_name = "polyhead"
+    opsets = {opset.domain: opset.version for opset in merged.opset_import}  # both files' were kept
+    del merged.opset_import[:]
+    merged.opset_import.extend(helper.make_opsetid(*opset) for opset in opsets.items())
     return _checked(merged, metadata)
 
 

@@ -16,6 +16,7 @@ from models.duplicates import FREE, join_groups, near_duplicates
 
 SHARES = (0.6, 0.2, 0.2)  # of SPLITS
 TRAIN = 0  # SPLITS[TRAIN]
+FEWEST_FOLDS = 3  # two are left out at a time where a choice is made without a third
 LARGE_GROUP = 0.5  # of the data: one group of the user's that large is warned about
 NAMED = 5  # things listed in a warning
 
@@ -30,6 +31,7 @@ class SplitAssignment:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Folds:
+    count: int  # k
     numbers: IntArray  # (N,) in [0, k)
     groups: IntArray
     warnings: tuple[str, ...]
@@ -71,15 +73,16 @@ def assign_splits(dataset: Dataset, rng: np.random.Generator) -> SplitAssignment
 
 
 def assign_folds(dataset: Dataset, k: int, rng: np.random.Generator) -> Folds:
-    """Number every example's fold, 0 to k - 1: stratified, whole groups; splits are disregarded.
+    """Number every example's fold, from 0 on: stratified, whole groups; splits are disregarded.
 
     Where whole groups would leave a fold empty, or all examples of a class in one fold, the largest
     group concerned is broken up, with a warning.
 
-    Args: k: at most the number of examples.
+    Args: k: at least 3; where there are fewer groups, so many folds, but no fewer than 3.
     """
     sides = np.full(len(dataset), FREE, dtype=np.int64)
     groups, warnings = _joined(dataset, sides)
+    k = max(FEWEST_FOLDS, min(k, len(np.unique(groups))))
 
     def lacking(parts: IntArray) -> BoolArray:
         if len(np.unique(parts)) < k:
@@ -91,6 +94,7 @@ def assign_folds(dataset: Dataset, k: int, rng: np.random.Generator) -> Folds:
     distribution = Distribution(dataset.strata, (1 / k,) * k, sides)
     parts, groups, broken = distribution.fill(groups, lacking, rng)
     return Folds(
+        count=k,
         numbers=parts,
         groups=groups,
         warnings=(*warnings, *_broken_up(dataset, broken)),

@@ -160,8 +160,7 @@ def _held_out(dataset: Dataset, rng: np.random.Generator, report: Report) -> Fit
 
 def _out_of_fold(dataset: Dataset, rng: np.random.Generator, report: Report) -> FitResult:
     report({"phase": "splitting"})
-    k = min(FOLDS if len(dataset) <= MANY else FOLDS_OF_MANY, len(dataset))
-    folds = assign_folds(dataset, k, rng)
+    folds = assign_folds(dataset, FOLDS if len(dataset) <= MANY else FOLDS_OF_MANY, rng)
     report({"phase": "fitting"})
     nested = judge_nested(dataset, folds.numbers, _progress(report))
     report({"phase": "refitting"})
@@ -181,7 +180,7 @@ def _out_of_fold(dataset: Dataset, rng: np.random.Generator, report: Report) -> 
         split_digest=folds.digest,
         history=_history(dataset, nested.judged),
         decision={
-            "folds": {"count": k, "sizes": np.bincount(folds.numbers, minlength=k).tolist()},
+            "folds": {"count": folds.count, "sizes": np.bincount(folds.numbers).tolist()},
             "strength": _choice(dataset, nested.judged, "cross-validation") | _inner(nested),
             "class_weighting": _weighting(weighting),
             "warnings": [*folds.warnings, *ignored],

@@ -75,7 +75,8 @@ def fit_path(
         objective = _Sigmoid(targets[:, known], weights[:, known].astype(basis.features.dtype))
     solution = np.zeros((len(basis.power) + 1, len(known)))  # the last row is the bias
     for strength in strengths:
-        solution = _minimise(objective, basis, strength, solution, tolerance)
+        if len(known):
+            solution = _minimise(objective, basis, strength, solution, tolerance)
         coefficients = np.zeros((len(basis.power), len(weighting.known)))
         coefficients[:, known] = solution[:-1]
         bias = _unseen_bias(kind, targets, weighting)
