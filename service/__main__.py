@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from service.client import commands
+from service.processes import import_from_working_folder
 
 if TYPE_CHECKING:
     from service.settings import Settings
@@ -118,8 +119,7 @@ def fail(message: str, *, code: int) -> None:
 
 
 def main() -> None:
-    # For a network of the user's own, `package.module:factory`; last, so that it hides nothing of ours.
-    sys.path.append(str(Path.cwd()))
+    import_from_working_folder()
     app()
 
 

@@ -15,7 +15,7 @@ from typing import Self
 
 from models.errors import PolyheadError
 from models.identity import BackboneIdentity
-from service.processes import die_with
+from service.processes import die_with, import_from_working_folder
 from service.settings import Settings
 
 
@@ -126,7 +126,7 @@ def main() -> int:
     answer = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     die_with(int(sys.argv[1]))
-    sys.path.append(str(Path.cwd()))  # for a factory of the user's own; last, so that it hides nothing
+    import_from_working_folder()
     try:
         prepared = prepare(Settings.model_validate_json(sys.stdin.read()))
     except PolyheadError as error:

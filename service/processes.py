@@ -6,10 +6,22 @@ import signal
 import sys
 import threading
 import time
+from pathlib import Path
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 PR_SET_NAME = 15
 POLL_S = 1.0
+
+
+def import_from_working_folder() -> None:
+    """Let a network of the user's own, `package.module:factory`, be found where the user stands.
+
+    Last, so that a folder of theirs named `models` or `service` hides nothing of ours. An editable install
+    finds ours only after everything in `sys.path`, so that they are named there too.
+    """
+    for folder in (str(Path(__file__).resolve().parents[1]), str(Path.cwd())):
+        if folder not in sys.path:
+            sys.path.append(folder)
 
 
 def take_name(name: str) -> None:
