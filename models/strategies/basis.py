@@ -16,6 +16,7 @@ from models.arrays import FloatArray
 Floats = NDArray[np.float64]
 Reduced = NDArray[np.floating[Any]]  # float32 or float64, as the basis was asked for
 
+EXACT = 2**22  # elements of the examples up to which they are turned in float64
 ROWS = 4096  # standardised at a time, so that a large float32 array needs no float64 copy
 NOTHING = 1e-6  # a feature's spread, of the largest one's, at which it counts as constant
 FLAT = 1e-10  # a direction's power, of the largest one's, at which it is only rounding
@@ -56,7 +57,7 @@ def fit_basis(embeddings: FloatArray, precision: type[np.floating[Any]]) -> Basi
         rotation = standardised.T @ (left / np.sqrt(power))
         features = left * np.sqrt(power)
     else:
-        narrow = precision if count * width > ROWS * ROWS else np.float64
+        narrow = np.float64 if count * width <= EXACT else precision
         shrunk = (embeddings - mean.astype(narrow)) / scale.astype(narrow)
         power, rotation = eigh((shrunk.T @ shrunk).astype(np.float64), driver="evd", check_finite=False)
         power = np.maximum(power, 0)

@@ -22,6 +22,7 @@ from models.strategies.imbalance import Weighting
 
 CHOOSING = 1e-4  # relative decrease of the loss at which a candidate's fit ends
 SERVING = 1e-8  # the same, for the model that is scored or served
+SERVING_FLOAT32 = 1e-7  # below it, rounding makes line searches fail
 UNSEEN = -30.0  # logit of a class that training has not seen; the others' mean is 0
 LEAST_CURVATURE = 1e-6
 MAX_STEPS = 1000

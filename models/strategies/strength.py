@@ -13,7 +13,7 @@ from models.head import answers
 from models.losses import CERTAIN
 from models.strategies.basis import Floats, fit_basis
 from models.strategies.imbalance import Weighting, weigh
-from models.strategies.linear import CHOOSING, SERVING, LinearModel, fit_path
+from models.strategies.linear import CHOOSING, SERVING, SERVING_FLOAT32, LinearModel, fit_path
 
 STRENGTHS = (10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003)  # per example of squared norm 1; strongest first
 DEFAULT = 3  # STRENGTHS[DEFAULT], where nothing can be judged
@@ -176,7 +176,8 @@ def fit_one(dataset: Dataset, rows: IntArray, strength: float) -> tuple[LinearMo
     exact = len(rows) * min(len(rows), dataset.embeddings.shape[1]) <= EXACT
     basis = fit_basis(dataset.embeddings[rows], np.float64 if exact else np.float32)
     weighting = weigh(dataset.kind, dataset.targets[rows], len(dataset.labels))
+    tolerance = SERVING if exact else SERVING_FLOAT32
     path = fit_path(
-        dataset.kind, basis, dataset.targets[rows], weighting, strengths=(strength,), tolerance=SERVING
+        dataset.kind, basis, dataset.targets[rows], weighting, strengths=(strength,), tolerance=tolerance
     )
     return next(path), weighting
