@@ -39,10 +39,13 @@ class _Raised(Exception):
 class Child:
     """Runs module-level functions of one job in a process of its own, one at a time."""
 
-    def __init__(self, warm: Callable[[None, Report], None]) -> None:
-        """Start the process; its first work is `warm`, which imports what later work will need."""
+    def __init__(self, warm: Callable[[Job, Report], None], job: Job) -> None:
+        """Start the process; its first work is `warm(job, …)`, which has ready what later work will need.
+
+        What that raises, the first call raises.
+        """
         self._context = multiprocessing.get_context("spawn")  # a fork would inherit locks of our threads
-        self._warm = warm
+        self._warm_up = (warm, job)
         self._ready = False  # True once it is warm
         self._start()
 
@@ -102,7 +105,7 @@ class Child:
         )
         self._process.start()
         theirs.close()  # so that its death is the end of the pipe
-        self._connection.send((self._warm, None))
+        self._connection.send(self._warm_up)
         self._ready = False
 
     def _await(self, report: Report, check: Callable[[], None]) -> Any:

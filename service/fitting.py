@@ -35,9 +35,15 @@ from service.jobs import (
 BATCH = 8  # images in one pass: more are no faster on a CPU, and progress comes in steps of it
 
 
-def warm(job: None, report: Report) -> None:
-    """Give way to everything else on this machine; the slow imports are done: this module's."""
-    del job, report
+def warm(job: BackboneJob, report: Report) -> None:
+    """Prepare the backbone, then give way to everything else on this machine.
+
+    In this order: a server that starts beside may wait for the lock on the backbones' cache.
+
+    Raises: BackboneError.
+    """
+    del report
+    _prepared(job)
     try:
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     except (AttributeError, PermissionError):  # only Linux has it, and containers may forbid it

@@ -122,7 +122,7 @@ class Judged:
     count: int  # examples
 
 
-WARM: Work[None, None] = Work("warm")
+WARM: Work[BackboneJob, None] = Work("warm")
 IDENTIFY: Work[BackboneJob, BackboneIdentity] = Work("identify")
 EMBED: Work[EmbedJob, list[Embedded | PolyheadError]] = Work("embed")
 FIT: Work[FitJob, Fitted] = Work("fit")

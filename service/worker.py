@@ -42,9 +42,13 @@ def run_trainer(settings: Settings, stop: threading.Event) -> None:
     Raises: BackboneError: the backbone that the settings name can't be prepared.
     """
     store = open_store(settings.resolved_database_url, settings.resolved_blob_url)
-    child = Child(WARM)
+    threads = min(settings.inference_threads or MAX_THREADS, MAX_THREADS)
+    backbone = BackboneJob(
+        config=replace(settings.backbone_config, threads=threads), cache_dir=settings.cache_dir
+    )
+    child = Child(WARM, backbone)
     try:
-        bench = _open_bench(settings, store, child, stop)
+        bench = _open_bench(settings, store, child, backbone, stop)
         log.info("trainer_ready", backbone=bench.identity.name, digest=bench.identity.digest)
         while not stop.is_set():
             run = _claim(bench, stop)
@@ -59,17 +63,15 @@ def run_trainer(settings: Settings, stop: threading.Event) -> None:
         store.close()
 
 
-def _open_bench(settings: Settings, store: Store, child: Child, stop: threading.Event) -> Workbench:
+def _open_bench(
+    settings: Settings, store: Store, child: Child, backbone: BackboneJob, stop: threading.Event
+) -> Workbench:
     """Raises: BackboneError; Stopping."""
 
     def check() -> None:
         if stop.is_set():
             raise Stopping
 
-    threads = min(settings.inference_threads or MAX_THREADS, MAX_THREADS)
-    backbone = BackboneJob(
-        config=replace(settings.backbone_config, threads=threads), cache_dir=settings.cache_dir
-    )
     identity = child.call(IDENTIFY, backbone, report=lambda _: None, check=check)
     return Workbench(settings=settings, store=store, child=child, backbone=backbone, identity=identity)
 

@@ -24,9 +24,9 @@ def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def child() -> Iterator[Child]:
+def child(backbone: BackboneJob) -> Iterator[Child]:
     """One for all tests, as one serves all runs: warming it up takes seconds."""
-    child = Child(WARM)
+    child = Child(WARM, backbone)
     yield child
     child.close()
 

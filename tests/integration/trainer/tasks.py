@@ -4,12 +4,14 @@ import colorsys
 import hashlib
 import io
 from collections.abc import Iterable
+from functools import cache
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from models.preprocess import decode_image, perceptual_hash
+from models.identity import Preprocessing
+from models.preprocess import DecodedImage, decode_image, perceptual_hash
 from service.store import Store
 from service.store.keys import image_key, import_key
 from service.store.records import DEFAULT_TENANT, AddResult, Kind, NewExample, NewRun, Run, Task
@@ -43,8 +45,13 @@ def add(bench: Workbench, task: Task, images: Iterable[tuple[bytes, dict[str, An
     return bench.store.examples.add(task, items, backbone_digest=bench.identity.digest, now=1.0)
 
 
+@cache
+def _decoded(data: bytes, preprocessing: Preprocessing) -> DecodedImage:
+    return decode_image(data, preprocessing, max_pixels=10**7)
+
+
 def _example(bench: Workbench, task: Task, data: bytes, said: dict[str, Any]) -> NewExample:
-    decoded = decode_image(data, bench.identity.preprocessing, max_pixels=10**6)
+    decoded = _decoded(data.rstrip(b"\0"), bench.identity.preprocessing)
     digest = hashlib.sha256(data).hexdigest()
     key = image_key(task, digest)
     bench.store.blobs.put_new(key, data)
@@ -70,6 +77,18 @@ def colours(
         for number, label in enumerate(labels)
         for seed in range(each)
     ]
+
+
+def add_slow(bench: Workbench, task: Task, count: int) -> None:
+    """Two classes of one large image that takes a while to decode, so that there is time to interfere."""
+    buffer = io.BytesIO()
+    Image.linear_gradient("L").resize((3000, 3000)).convert("RGB").save(buffer, "PNG", compress_level=1)
+    # Bytes after the end of a PNG make it another file that looks the same.
+    images = [
+        (buffer.getvalue() + bytes(number), {"labels": (("red", "green")[number % 2],)})
+        for number in range(count)
+    ]
+    add(bench, task, images)
 
 
 def queue_training(bench: Workbench, task: Task, **changed: Any) -> Run:
