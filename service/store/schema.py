@@ -22,7 +22,7 @@ ADVISORY_LOCK = 0x706F6C79  # any number that nothing else in the database uses
 def migrate(database_url: str, revision: str = "head") -> None:
     """Upgrade (or, for an older revision, downgrade) in one transaction; safe by many at once.
 
-    Raises: StoreUnavailable, StoreFull.
+    Raises: StoreUnavailable, StoreFull; NotReady for a schema that this code doesn't know.
     """
     # Foreign keys off: SQLite changes a table by copying it, and dropping the old one would cascade.
     engine = open_engine(database_url, foreign_keys=False)
@@ -61,6 +61,10 @@ def _run(connection: Connection, revision: str) -> None:
     current = MigrationContext.configure(connection).get_current_revision()
     script = ScriptDirectory.from_config(config)
     known = [step.revision for step in script.walk_revisions()]  # newest first
+    if current is not None and current not in known:
+        raise NotReady(
+            f"the database's schema {current} is of a newer version: run that, or restore a backup"
+        )
     target = known[0] if revision == "head" else revision
     if target == "base" or (current in known and target in known[known.index(current) + 1 :]):
         command.downgrade(config, target)

@@ -76,6 +76,16 @@ def test_a_database_without_its_schema_says_what_to_do(empty: Database) -> None:
         check_schema(empty)
 
 
+def test_a_schema_of_a_newer_version_is_left_alone(empty_url: str, empty: Database) -> None:
+    migrate(empty_url)
+    with empty.write() as connection:
+        connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
+    with pytest.raises(NotReady, match="9999"):
+        migrate(empty_url)
+    with pytest.raises(NotReady, match="9999"):
+        check_schema(empty)
+
+
 @sqlite_only
 def test_a_folder_is_made_for_the_database(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/new/100% new/polyhead.db"
