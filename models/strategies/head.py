@@ -32,10 +32,8 @@ from models.strategies.strength import (
     judge_in_folds,
     judge_nested,
 )
-from models.trainable import check_trainable
+from models.trainable import check_trainable, evaluation_rule
 
-FEW_PER_CLASS = 20  # labelled examples of a class, below which a test split says too little
-FEW_VALUES = 100  # the same for a regression, of all examples
 FOLDS = 5
 FOLDS_OF_MANY = 3
 MANY = 5_000  # examples above which 3 folds do
@@ -83,31 +81,20 @@ def fit_head(
         raise UntrainableData("all examples have the same value: add some with another")
     # one thread is twice as fast on 400 examples; on many, several are slower wherever something else runs
     with threadpool_limits(limits=1, user_api="blas"):
-        rule = _rule(dataset)
+        mode, because = evaluation_rule(dataset.kind, dataset.per_class, len(dataset), set(dataset.splits))
         rng = np.random.default_rng(options.seed)
-        fit = _out_of_fold if rule["mode"] == "out_of_fold" else _held_out
+        fit = _out_of_fold if mode == "out_of_fold" else _held_out
         result = fit(dataset, rng, report)
-    decision = {"inputs": _inputs(dataset), "evaluation": rule, **result.decision}
+    decision = {
+        "inputs": _inputs(dataset),
+        "evaluation": {"mode": mode, "because": because},
+        **result.decision,
+    }
     return replace(
         result,
         decision=decision,
         total_parameters=total_backbone_parameters + result.trainable_parameters,
     )
-
-
-def _rule(dataset: Dataset) -> dict[str, Any]:
-    """Whether examples are held out for a test, and why."""
-    if "test" in dataset.splits:
-        return {"mode": "test", "because": "some examples are in the test split already"}
-    if None not in dataset.splits:
-        return {"mode": "out_of_fold", "because": "every example was put in train or validation"}
-    if dataset.kind == "regression":
-        few, said = len(dataset) < FEW_VALUES, f"{len(dataset)} examples, the bound is {FEW_VALUES}"
-    else:
-        label, count = min(dataset.per_class.items(), key=lambda item: item[1])
-        few, said = count < FEW_PER_CLASS, f"the smallest class, {label!r}, has {count} examples, "
-        said += f"the bound is {FEW_PER_CLASS}"
-    return {"mode": "out_of_fold" if few else "test", "because": said}
 
 
 def _inputs(dataset: Dataset) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import sys
 import pytest
 
 from models.errors import UntrainableData
-from models.trainable import check_trainable
+from models.trainable import check_trainable, evaluation_rule
 
 
 @pytest.mark.parametrize(
@@ -40,6 +40,25 @@ def test_too_few_examples_are_refused_by_name(kind, per_class, labelled, said):
 def test_a_long_list_of_small_classes_is_cut():
     with pytest.raises(UntrainableData, match="and 27 more classes"):
         check_trainable("multiclass", {f"class {number}": 1 for number in range(37)}, 37, 2)
+
+
+@pytest.mark.parametrize(
+    ("kind", "per_class", "labelled", "splits", "expected"),
+    [
+        ("multiclass", {"a": 90, "b": 20}, 110, {None}, "test"),
+        ("multiclass", {"a": 90, "b": 19}, 109, {None}, "out_of_fold"),
+        ("multiclass", {"a": 90, "b": 2}, 92, {None, "train", "test"}, "test"),
+        ("multiclass", {"a": 90, "b": 90}, 180, {"train", "validation"}, "out_of_fold"),
+        ("multilabel", {"a": 20}, 99, {None, "train"}, "test"),
+        ("regression", {}, 100, {None}, "test"),
+        ("regression", {}, 99, {None}, "out_of_fold"),
+    ],
+    ids=["enough", "small-class", "test-exists", "no-test-possible", "labels", "values", "few-values"],
+)
+def test_a_test_is_held_out_where_it_means_something(kind, per_class, labelled, splits, expected):
+    mode, because = evaluation_rule(kind, per_class, labelled, splits)
+    assert mode == expected
+    assert because
 
 
 def test_the_http_process_can_ask_without_the_numerical_libraries():
