@@ -12,6 +12,7 @@ from models.errors import InvalidImage
 from service.bodies import is_json, media_type, read_json
 from service.errors import InvalidField, TooManyImages, UnsupportedContentType
 from service.problems import pointer_to
+from service.schemas.base import RequestBody
 from service.settings import Settings
 from service.uploads import Limits, open_form
 
@@ -121,10 +122,10 @@ class ImageRequest(Generic[Options]):
     fields: dict[str, list[str]] = field(default_factory=dict)  # of a form
 
     def pointer(self, index: int) -> str:
-        return pointer_to(*self.place, index)
+        return pointer_to(*self.place, index) if self.place else ""  # bare bytes are the body itself
 
 
-class WithImages(BaseModel):
+class WithImages(RequestBody):
     """A JSON body whose `input` is images."""
 
     input: ImageTexts

@@ -1,7 +1,6 @@
 """The size of request bodies, also of those that don't say it beforehand."""
 
 import re
-import time
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -11,7 +10,6 @@ from service.problems import respond
 from service.settings import Settings
 
 _UPLOADS = re.compile(r"/v1/tasks/[^/]+/examples")  # the one place that takes archives
-DRAIN_S = 5.0
 
 
 class BodyLimitMiddleware:
@@ -27,8 +25,6 @@ class BodyLimitMiddleware:
         limit = self._limit(scope, headers)
         declared = headers.get("content-length", "")
         if declared.isdecimal() and int(declared) > limit:
-            if "expect" not in headers and int(declared) <= 2 * limit:
-                await _drain(receive)
             await respond(BodyTooLarge(limit=limit), instance=scope["path"])(scope, receive, send)
             return
         await self.app(scope, _Counted(receive, limit), send)
@@ -56,12 +52,3 @@ class _Counted:
         if self._size > self._limit:
             raise BodyTooLarge(limit=self._limit)
         return message
-
-
-async def _drain(receive: Receive) -> None:
-    """Read a body that is refused, for a moment: a client that is still sending would miss the answer."""
-    end = time.monotonic() + DRAIN_S
-    while time.monotonic() < end:
-        message = await receive()
-        if message["type"] != "http.request" or not message.get("more_body", False):
-            return

@@ -9,6 +9,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from models.errors import PolyheadError
 from service.errors import (
@@ -116,10 +117,14 @@ async def _on_polyhead_error(request: Request, error: Exception) -> JSONResponse
 
 async def _on_failed_batch(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, EveryItemFailed)
-    problem = describe(error.failures[0][1], instance=request.url.path)
-    listed = [describe(item, pointer=pointer).errors or [] for pointer, item in error.failures]
-    problem = problem.model_copy(update={"errors": [field for fields in listed for field in fields] or None})
-    return _answer(problem, headers=retry_headers(error.failures[0][1]))
+    pointer, first = error.failures[0]
+    problem = describe(first, instance=request.url.path)
+    listed = [describe(item, pointer=where).errors or [] for where, item in error.failures]
+    changed = {
+        "detail": f"{pointer}: {first}" if pointer else str(first),
+        "errors": [field for fields in listed for field in fields] or None,
+    }
+    return _answer(problem.model_copy(update=changed), headers=retry_headers(first))
 
 
 async def _on_invalid_request(request: Request, error: Exception) -> JSONResponse:
@@ -141,7 +146,22 @@ async def _on_http_error(request: Request, error: Exception) -> JSONResponse:
         instance=request.url.path,
         code=status.name.lower(),
     )
-    return _answer(problem, headers=dict(error.headers or {}))
+    headers = dict(error.headers or {})
+    if status == http.HTTPStatus.METHOD_NOT_ALLOWED:
+        headers["Allow"] = ", ".join(_allowed(request))
+    return _answer(problem, headers=headers)
+
+
+def _allowed(request: Request) -> list[str]:
+    """The methods of every route with this path; Starlette names those of the first alone."""
+    return [
+        method
+        for method in ("GET", "POST", "PUT", "PATCH", "DELETE")
+        if any(
+            route.matches({**request.scope, "method": method})[0] is Match.FULL
+            for route in request.app.router.routes
+        )
+    ]
 
 
 def invalid_request(errors: Sequence[Any], *, instance: str | None) -> Problem:

@@ -86,7 +86,7 @@ async def open_form(request: Request, limits: Limits) -> AsyncIterator[Form]:
     except MultiPartException as error:
         raise MalformedRequest(f"the multipart body can't be read: {error.message}") from error
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
             raise StoreFull from error
         raise
     try:
@@ -94,7 +94,7 @@ async def open_form(request: Request, limits: Limits) -> AsyncIterator[Form]:
             raise MalformedRequest("the multipart body ends before its last boundary")
         yield await _form(parts.multi_items())
     finally:
-        await parts.close()
+        parser.close()
 
 
 async def _form(items: list[tuple[str, UploadFile | str]]) -> Form:
@@ -131,6 +131,11 @@ class _Parser(MultiPartParser):
         self._image_bytes = 0
         self._archive_bytes = 0
 
+    def close(self) -> None:
+        """Close every file, also of a part that has no end."""
+        for file in self._files_to_close_on_error:
+            file.close()
+
     def on_headers_finished(self) -> None:
         super().on_headers_finished()
         part = self._current_part
@@ -145,6 +150,7 @@ class _Parser(MultiPartParser):
             self._archives += 1
             if self._archives > 1:
                 raise InvalidField("one archive is read in a request", pointer=f"/{ARCHIVE}")
+            self._files_to_close_on_error.pop().close()
             part.file.file = self._named_file()
         else:
             raise InvalidField(

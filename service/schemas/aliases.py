@@ -4,14 +4,13 @@ from datetime import datetime
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from service.schemas.base import RequestBody
 from service.schemas.pages import moment
 from service.store.records import Alias, Task
 
 
-class PutAlias(BaseModel):
-    model_config = ConfigDict(
-        extra="forbid", json_schema_extra={"examples": [{"version": 1, "pinned": True}]}
-    )
+class PutAlias(RequestBody):
+    model_config = ConfigDict(json_schema_extra={"examples": [{"version": 1, "pinned": True}]})
 
     version: int = Field(ge=1, lt=2**31)
     pinned: bool = Field(default=False, description="A training never moves a pinned alias.")

@@ -11,7 +11,7 @@ EncodingFormat = Literal["float", "base64"]
 
 class CreateEmbeddings(WithImages):
     model_config = ConfigDict(
-        extra="forbid", json_schema_extra={"examples": [{"input": [PIXEL], "encoding_format": "float"}]}
+        json_schema_extra={"examples": [{"input": [PIXEL], "encoding_format": "float"}]}
     )
 
     model: str | None = Field(default=None, description="The served backbone's name or digest, if given.")

@@ -6,15 +6,16 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
 from service.images import PIXEL, ImageText
+from service.schemas.base import RequestBody
 from service.schemas.pages import moment
 from service.schemas.problems import Problem
 from service.store.records import AddStatus, Example, SplitName, Task
 
 
-class Labelling(BaseModel):
+class Labelling(RequestBody):
     """What a user says of one image; absent means nothing is said, null takes it away."""
 
-    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"label": "armchair"}]})
+    model_config = ConfigDict(json_schema_extra={"examples": [{"label": "armchair"}]})
 
     label: str | None = Field(default=None, description="Multiclass; of a multilabel task, the only one.")
     labels: list[str] | None = Field(
@@ -30,14 +31,11 @@ class Labelling(BaseModel):
 
 
 class NewExampleBody(Labelling):
-    model_config = ConfigDict(extra="forbid")
-
     image: ImageText
 
 
-class AddExamples(BaseModel):
+class AddExamples(RequestBody):
     model_config = ConfigDict(
-        extra="forbid",
         json_schema_extra={
             "examples": [
                 {

@@ -9,12 +9,11 @@ MAX_TASKS = 256  # of one fan-out
 
 
 class PredictBody(WithImages):
-    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"input": [PIXEL]}]})
+    model_config = ConfigDict(json_schema_extra={"examples": [{"input": [PIXEL]}]})
 
 
 class FanOutBody(WithImages):
     model_config = ConfigDict(
-        extra="forbid",
         json_schema_extra={
             "examples": [{"tasks": ["chairs", "damage@candidate", "price@3"], "input": PIXEL}]
         },

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
 from models.strategies import STRATEGIES
+from service.schemas.base import RequestBody
 from service.schemas.pages import moment
 from service.store.records import PublishPolicy, Run, RunKind, RunState
 
@@ -13,9 +14,8 @@ Strategy = Annotated[str, Field(max_length=64), WithJsonSchema({"type": "string"
 """Any string is read, so that a known strategy which isn't built gets an error of its own."""
 
 
-class CreateRun(BaseModel):
+class CreateRun(RequestBody):
     model_config = ConfigDict(
-        extra="forbid",
         json_schema_extra={"examples": [{"strategy": "head", "publish": "if_better", "seed": 0}]},
     )
 

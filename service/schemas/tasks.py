@@ -5,6 +5,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from service.schemas.base import RequestBody
 from service.schemas.pages import moment
 from service.store.records import Kind, Task, TaskSummary
 
@@ -14,9 +15,8 @@ Name = Annotated[str, Field(pattern=NAME_PATTERN, description="`[a-z0-9][a-z0-9-
 Label = Annotated[str, Field(min_length=1, max_length=128)]
 
 
-class CreateTask(BaseModel):
+class CreateTask(RequestBody):
     model_config = ConfigDict(
-        extra="forbid",
         json_schema_extra={
             "examples": [
                 {"name": "chairs", "kind": "multiclass", "classes": ["armchair", "stool"]},
@@ -35,9 +35,8 @@ class CreateTask(BaseModel):
     description: str = Field(default="", max_length=4096)
 
 
-class UpdateTask(BaseModel):
+class UpdateTask(RequestBody):
     model_config = ConfigDict(
-        extra="forbid",
         json_schema_extra={
             "examples": [{"add_classes": ["bench"], "rename_classes": {"stool": "bar stool"}}]
         },
