@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from service.client.api import Client, Json, Unreachable
+from service.client.api import RETRIED_STATUSES, Client, Json, Refused, Unreachable
 
 TERMINAL_STATES = frozenset({"succeeded", "failed", "cancelled"})
 PAUSE_S = 1.0  # before reconnecting
@@ -61,6 +61,9 @@ def follow_run(
                     on_event(event)
         except Unreachable:
             pass  # the stream broke; the next read says whether the service is still there
+        except Refused as refused:
+            if refused.status not in RETRIED_STATUSES:
+                raise
         run = client.get(f"/v1/runs/{run_id}")
         if run["state"] in TERMINAL_STATES:
             return run

@@ -1,6 +1,5 @@
 """Training a task from the terminal: start the run, follow it live, print the report."""
 
-import uuid
 from collections.abc import Callable
 
 from rich.console import Console
@@ -40,12 +39,8 @@ def start_run(client: Client, task: str, *, strategy: str, publish: str, console
     """A new run; one that is active already is waited for first, since it may lack the newest photos."""
     while True:
         try:
-            return client.post(
-                task_path(task, "runs"),
-                json={"strategy": strategy, "publish": publish},
-                # A lost answer is asked for again without starting a second run.
-                headers={"Idempotency-Key": uuid.uuid4().hex},
-            )
+            # Asked again after a lost answer, it meets the active run, or the version that the run has made.
+            return client.post(task_path(task, "runs"), json={"strategy": strategy, "publish": publish})
         except Refused as refused:
             active = refused.problem.get("run")
             if refused.code != "run_active" or not active:

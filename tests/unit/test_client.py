@@ -221,14 +221,24 @@ def test_a_broken_stream_is_resumed_after_its_last_event():
     assert asked == [None, "1"]
 
 
-def test_a_run_is_followed_where_streams_do_not_get_through():
+@pytest.mark.parametrize("status", [200, 503], ids=["an empty stream", "a server that is about to stop"])
+def test_a_run_is_followed_where_streams_do_not_get_through(status):
     states = iter(["running", "failed"])
 
     def answer(request: Request) -> Answer:
-        return Answer(b"") if request.path.endswith("/events") else Answer({"state": next(states)})
+        return Answer(b"", status) if request.path.endswith("/events") else Answer({"state": next(states)})
 
     with serving(answer) as url, Client(url) as client:
         assert follow_run(client, "r", on_event=print, sleep=lambda _: None)["state"] == "failed"
+
+
+def test_a_run_that_is_gone_with_its_task_is_an_error():
+    with (
+        serving(lambda _: Answer({"code": "unknown_run"}, 404)) as url,
+        Client(url) as client,
+        pytest.raises(Refused, match="404 unknown_run"),
+    ):
+        follow_run(client, "run_1", on_event=print)
 
 
 def loaded(name: str, label: str, size: int = 1) -> Loaded:
