@@ -10,6 +10,7 @@ import re
 import stat
 import struct
 import tarfile
+import unicodedata
 import zipfile
 import zlib
 from collections.abc import Callable, Collection, Iterator
@@ -22,7 +23,7 @@ from typing import IO, Protocol, cast
 from service.errors import InvalidArchive
 
 PATH_CHARACTERS = 1024
-DOCUMENT_BYTES = 64 * 2**20  # of all documents together, which are held in memory
+DOCUMENT_BYTES = 32 * 2**20  # of all documents together, which are held in memory
 EXPANSION = 200  # images hardly compress: beyond this share, and 64 MiB, an archive is a bomb
 SMALL_BYTES = 64 * 2**20
 HEADER_BYTES = 64 * 2**10  # between two tar members; pax headers are read to memory whole
@@ -55,7 +56,7 @@ class Member:
     """One file of an archive. Folders, hidden files and `__MACOSX` are no members."""
 
     index: int  # its place among all entries of the archive
-    path: str  # relative, with `/`, without `.` and `..`
+    path: str  # relative, with `/`, without `.` and `..`, in Unicode's form NFC
     size: int  # bytes, unpacked, as the archive says
     error: InvalidArchive | None  # why it can't be read
 
@@ -132,7 +133,8 @@ def _safe_path(name: str) -> str:
     parts = name.split("/")
     if name.startswith("/") or re.match(r"[A-Za-z]:/", name) or ".." in parts:
         raise InvalidArchive(f"the archive's member {name[:PATH_CHARACTERS]!r} leads out of it")
-    return "/".join(part for part in parts if part not in ("", "."))
+    # macOS writes accents as characters of their own; a label typed by hand has none of these
+    return unicodedata.normalize("NFC", "/".join(part for part in parts if part not in ("", ".")))
 
 
 class _Documents:

@@ -23,6 +23,7 @@ Report = Callable[[dict[str, Any]], None]
 """Takes the progress of a piece of work: a small dict that goes to the run's readers."""
 
 CHECK_S = 0.05  # between two looks whether the work is still wanted
+LAST_S = 1.0  # that an idle process gets to end by itself
 
 
 class ChildCrashed(Exception):
@@ -47,6 +48,7 @@ class Child:
         self._context = multiprocessing.get_context("spawn")  # a fork would inherit locks of our threads
         self._warm_up = (warm, job)
         self._ready = False  # True once it is warm
+        self._idle = False  # True between two pieces of work
         self._start()
 
     @property
@@ -75,13 +77,17 @@ class Child:
             if not self._ready:
                 self._await(report, check)
                 self._ready = True
+            self._idle = False
             self._connection.send((work, job))
             done: Result = self._await(report, check)
+            self._idle = True
         except (EOFError, OSError) as error:
             raise self._died() from error
         except _Raised as raised:
             if not self._ready:
                 self.restart()
+            else:
+                self._idle = True
             raise raised.error from None
         except BaseException:
             self.restart()
@@ -90,10 +96,17 @@ class Child:
 
     def restart(self) -> None:
         """Kill the process and whatever it does, and start another."""
-        self.close()
+        self._kill()
         self._start()
 
     def close(self) -> None:
+        """End the process; an idle one may tidy up, so that no semaphore of a library is left over."""
+        self._connection.close()
+        if self._idle:
+            self._process.join(LAST_S)
+        self._kill()
+
+    def _kill(self) -> None:
         self._process.kill()
         self._process.join()
         self._connection.close()
@@ -107,6 +120,7 @@ class Child:
         theirs.close()  # so that its death is the end of the pipe
         self._connection.send(self._warm_up)
         self._ready = False
+        self._idle = False
 
     def _await(self, report: Report, check: Callable[[], None]) -> Any:
         """The next answer; progress on the way is reported."""

@@ -7,6 +7,7 @@ that have no recorded result.
 import errno
 import tempfile
 import time
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -65,7 +66,7 @@ def import_archive(run: Run, bench: Workbench, lease: Lease) -> dict[str, Any]:
         with phases.phase("reading"):
             _download(bench.store, run.options["archive"], path, lease)
             archive = open_archive(path, _limits(bench), _is_metadata)
-            plan = plan_import(task, archive)
+            plan = plan_import(task, archive, max_rows=bench.settings.max_archive_members)
         if not plan.entries:
             raise InvalidArchive("the archive has no images: JPEG, PNG and WebP are read")
         importing = _Import(run=run, bench=bench, lease=lease, task=task, plan=plan)
@@ -73,15 +74,15 @@ def import_archive(run: Run, bench: Workbench, lease: Lease) -> dict[str, Any]:
             return importing.carry_out(archive, report)
 
 
-def plan_import(task: Task, archive: Archive) -> Plan:
+def plan_import(task: Task, archive: Archive, *, max_rows: int) -> Plan:
     """Say of each image what its place or its metadata row says; of each other file, whether it matters.
 
     Raises: InvalidArchive: metadata that can't be understood.
     """
     readable = {member.path for member in archive.members if member.error is None}
     try:
-        layout = read_layout(readable, lambda name: _text(name, archive.documents[name]))
-    except InvalidLayout as error:
+        layout = read_layout(readable, lambda name: _text(name, archive.documents[name], max_rows))
+    except (InvalidLayout, RecursionError) as error:  # the second from JSON of thousands of brackets
         raise InvalidArchive(str(error)[:DETAIL_CHARACTERS]) from error
     problems = dict(layout.problems)
     entries, skipped = list[Entry](), 0
@@ -279,9 +280,11 @@ def _is_metadata(path: str) -> bool:
     return PurePosixPath(path).name in METADATA_NAMES
 
 
-def _text(name: str, data: bytes) -> str:
+def _text(name: str, data: bytes, max_rows: int) -> str:
+    if data.count(b"\n") + data.count(b"\r") > 2 * max_rows:  # a row costs far more memory than its bytes
+        raise InvalidLayout(f"{name} has more rows than the {max_rows} files allowed")
     try:
-        return data.decode()
+        return unicodedata.normalize("NFC", data.decode())  # as the members' paths
     except UnicodeDecodeError as error:
         raise InvalidLayout(f"{name} is not UTF-8") from error
 

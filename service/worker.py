@@ -9,7 +9,7 @@ import structlog
 
 from models.errors import PolyheadError
 from service.child import Child, ChildCrashed
-from service.errors import LostLease, StoreFull, StoreUnavailable, UnknownTask
+from service.errors import LostLease, NotReady, StoreUnavailable, UnknownTask
 from service.importer import import_archive
 from service.jobs import IDENTIFY, WARM, BackboneJob
 from service.lease import Cancelled, Lease, Stopping
@@ -79,7 +79,7 @@ def _open_bench(
 def _claim(bench: Workbench, stop: threading.Event) -> Run | None:
     try:
         return bench.store.runs.claim(bench.settings.lease_s, bench.settings.max_attempts)
-    except (StoreUnavailable, StoreFull) as error:
+    except NotReady as error:
         log.warning("no_claim", reason=str(error))
         stop.wait(STORE_PAUSE_S)
         return None
@@ -93,10 +93,10 @@ def work_on(run: Run, bench: Workbench, stop: threading.Event) -> None:
             outcome = _carry_out(run, bench, stop)
             if outcome is not None:
                 _end(run, bench, outcome)
-        except (LostLease, UnknownTask, StoreUnavailable) as error:
-            # Out of reach, the store can't be told; another attempt follows the end of the lease.
+        except (LostLease, UnknownTask, NotReady) as error:
+            # A store that can't be written to can't be told; another attempt follows the end of the lease.
             log.info("run_dropped", reason=str(error))
-            with suppress(StoreUnavailable):
+            with suppress(NotReady):
                 _sweep(run, bench.store)
 
 

@@ -215,6 +215,12 @@ def test_a_negative_tar_size_is_refused(tmp_path):
         opened(tmp_path, bytes(header))
 
 
+def test_accents_have_one_form_whoever_packed_them(tmp_path):
+    """macOS decomposes them, and a label must equal the one that is typed."""
+    archive = opened(tmp_path, zip_of({"cafe\u0301/a.jpg": b"x"}))
+    assert archive.members[0].path == "caf\u00e9/a.jpg"
+
+
 def test_names_from_macos_are_read_as_utf8(tmp_path):
     """Its zips hold UTF-8 without the flag that says so."""
     data = bytearray(zip_of({"caféx/a.jpg": b"x"}))

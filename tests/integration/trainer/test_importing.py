@@ -173,6 +173,8 @@ def bomb():
         zipped({}),
         zipped({"readme.txt": b"no image"}),
         zipped({"metadata.csv": b"\xff\xfe", "a.png": coloured("red", 1)}),
+        zipped({"metadata.jsonl": b"[" * 100_000, "a.png": coloured("red", 1)}),
+        zipped({"metadata.csv": b"file_name\n" + b"a\n" * 900_000, "a.png": coloured("red", 1)}),
         zipped({"red/a.png": b"no image", "red/b.png": b"none either"}),
     ],
     ids=[
@@ -185,6 +187,8 @@ def bomb():
         "no-member",
         "no-image",
         "not-utf8",
+        "brackets",
+        "rows",
         "all-bad",
     ],
 )
