@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from models.errors import BackboneError
 from models.identity import BackboneConfig, CropMode, Interpolation
 from models.weights import (
+    check_hub,
     find_weights,
     is_factory,
     misfit,
@@ -138,6 +139,8 @@ def _timm_network(config: BackboneConfig) -> tuple[Any, str]:
     source = find_weights(config.name, config.weights)
     if not timm.is_model(timm_name(config.name)):
         raise BackboneError(f"backbone {name}: timm has no network of that name{_suggestion(name)}")
+    if source.kind == "hub":
+        check_hub(name, getattr(timm.get_pretrained_cfg(timm_name(config.name)), "hf_hub_id", None))
     network = _created(config, from_hub=source.kind == "hub")
     with_classifier = network.state_dict()
     network.reset_classifier(0)  # its size is then that of the pooled features; the head is ours to train
@@ -202,7 +205,9 @@ def _coarse_stages(network: Any) -> tuple[str, ...]:
         for name, _ in network.named_modules()
         if any(re.fullmatch(pattern, name) for pattern in numbered)
     )
-    return named or tuple(stage["module"] for stage in getattr(network, "feature_info", None) or ())
+    known = dict(network.named_modules())
+    said_stages = (stage["module"] for stage in getattr(network, "feature_info", None) or ())
+    return named or tuple(name for name in said_stages if name in known)
 
 
 def _served_stages(backbone: Backbone) -> tuple[str, ...]:

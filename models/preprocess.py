@@ -150,8 +150,8 @@ def _decode(image: ImageFile, media_type: MediaType, preprocessing: Preprocessin
         pixels = pixels.transpose(orientation.transpose)
     if preprocessing.channels == 3 and pixels.mode == "L":
         pixels = pixels.convert("RGB")
-    array = np.asarray(pixels).reshape(preprocessing.input_size, preprocessing.input_size, -1)
-    return DecodedImage(pixels=np.ascontiguousarray(array), media_type=media_type, width=width, height=height)
+    array = np.array(pixels).reshape(preprocessing.input_size, preprocessing.input_size, -1)
+    return DecodedImage(pixels=array, media_type=media_type, width=width, height=height)
 
 
 def crop_box(width: int, height: int, preprocessing: Preprocessing) -> Box:

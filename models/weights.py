@@ -4,12 +4,15 @@ Finding them needs no torch, so that a start with a warm cache doesn't load it; 
 """
 
 import pickle
+import socket
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 from models.errors import BackboneError
 
@@ -73,6 +76,29 @@ def _packaged_file(name: str) -> Path | None:
         return None
     paths = (Path(str(file.locate())) for file in listed if file.suffix == ".pth")
     return next((path for path in paths if path.is_file()), None)
+
+
+def check_hub(name: str, repository: str | None) -> None:
+    """Look whether the hub answers, because its client tries for the better part of a minute.
+
+    Raises: BackboneError: it doesn't, and the file isn't in the client's own cache either.
+    """
+    from huggingface_hub import constants, try_to_load_from_cache  # noqa: PLC0415 - for this alone
+
+    if repository is None or constants.HF_HUB_OFFLINE or getproxies():  # a proxy may reach what we don't
+        return
+    if isinstance(try_to_load_from_cache(repository, "model.safetensors"), str):
+        return
+    hub = urlsplit(constants.ENDPOINT)
+    port = hub.port or (443 if hub.scheme == "https" else 80)
+    try:
+        socket.create_connection((hub.hostname or "", port), timeout=5).close()
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise BackboneError(
+            f"backbone {name}: its weights can't be fetched from the hub, {hub.hostname} can't be reached "
+            f"({reason}); give a local file"
+        ) from error
 
 
 def read_tensors(path: Path, name: str) -> dict[str, "Tensor"]:

@@ -172,7 +172,15 @@ def test_one_missing_tensor_is_enough_to_refuse(tmp_path):
         built("test_resnet", weights=tmp_path / "partial.safetensors")
 
 
-def test_an_unreachable_hub_is_one_line_that_says_what_to_do():
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({}, "its weights can't be fetched from the hub, 127.0.0.1 can't be reached (Connection refused)"),
+        ({"HF_HUB_OFFLINE": "1"}, "its weights can't be fetched from the hub (LocalEntryNotFoundError: "),
+    ],
+    ids=["closed-port", "offline"],
+)
+def test_an_unreachable_hub_is_one_line_that_says_what_to_do(settings, said, tmp_path):
     """In a process of its own, whose environment sends the hub's client to a closed port."""
     program = (
         "from models.backbone import build_backbone; from models.errors import BackboneError\n"
@@ -180,15 +188,16 @@ def test_an_unreachable_hub_is_one_line_that_says_what_to_do():
         "try: build_backbone(BackboneConfig(name='test_resnet'))\n"
         "except BackboneError as error: print(error)\n"
     )
-    environment = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "1", "HF_HOME": "/nonexistent"}
+    environment = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path), **settings}
 
     done = subprocess.run(
         [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
     )
 
-    assert done.stdout.startswith("backbone test_resnet: its weights can't be fetched from the hub (")
-    assert done.stdout.endswith("give a local file\n")
+    assert done.stdout.startswith(f"backbone test_resnet: {said}")
+    assert done.stdout.endswith("; give a local file\n")
     assert done.stdout.count("\n") == 1
+    assert done.stderr == ""
 
 
 def test_a_network_of_ones_own_is_described_by_its_factory():
