@@ -36,7 +36,7 @@ from service.solar_cells import HELD_BACK, LABELS, PhotosMissing, write_photos
 TASK = "solar-cells"
 PHOTOS = 400  # for the task
 BY_HAND = 60  # for `--photos`
-READY_S = 60.0  # a cold start exports the backbone
+READY_S = 180.0  # a cold start exports the backbone
 STOP_S = 30.0
 LARGEST_DIFFERENCE = 1e-4  # of a probability, between the service and the files
 

@@ -18,7 +18,7 @@ def run_demo(*arguments: str, **changed: str) -> "subprocess.CompletedProcess[st
         capture_output=True,
         text=True,
         check=False,
-        timeout=240,
+        timeout=280,
     )
 
 

@@ -52,7 +52,7 @@ def walked(tmp_path_factory) -> tuple[Path, list[dict]]:
             start_new_session=True,
         )
         try:
-            code = process.wait(180)
+            code = process.wait(280)
         finally:
             kill_group(process)
     said = (folder / "output").read_text("utf-8", "replace")
