@@ -160,7 +160,7 @@ def multipart_request(batch: Sequence[Loaded]) -> dict[str, Any]:
     said = batch[0].photo.labelling
     fields: dict[str, Any] = {"label": list(said.labels or ()), "group": said.group, "split": said.split}
     return {
-        "files": [("file", (one.photo.path.name, one.data)) for one in batch],
+        "files": [("file", (one.photo.name, one.data)) for one in batch],
         "data": {name: value for name, value in fields.items() if value},
     }
 
