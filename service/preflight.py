@@ -18,6 +18,8 @@ from models.identity import BackboneIdentity
 from service.processes import die_with, import_from_working_folder
 from service.settings import Settings
 
+PATIENCE_S = 6.0  # that a start may take without a word
+
 
 class PreflightFailed(PolyheadError):
     """One line that says why the server can't start."""
@@ -69,7 +71,14 @@ class Preflight:
 
     def result(self) -> Prepared:
         """Wait for it. Raises: PreflightFailed."""
-        out, err = self._child.communicate(self._settings.model_dump_json())
+        try:
+            out, err = self._child.communicate(self._settings.model_dump_json(), timeout=PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            sys.stdout.write(
+                f"Preparing backbone {self._settings.backbone}: the first time takes a minute …\n"
+            )
+            sys.stdout.flush()
+            out, err = self._child.communicate()
         if self._child.returncode == 0:
             return Prepared.from_json(out)
         said = err.strip().splitlines() or [f"it ended with code {self._child.returncode} and said nothing"]

@@ -3,13 +3,14 @@
 Metrics are in `service.metrics`, which must not be imported before `metrics_folder`.
 """
 
+import fcntl
 import logging
 import os
 import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import structlog
 # Libraries that tell of every step at "info".
 CHATTY = ("alembic", "httpx", "httpcore", "litserve", "onnxscript", "torch.onnx", "uvicorn")
 METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
+METRICS_PREFIX = "polyhead-metrics-"
 
 
 def configure_logging(level: str, process: str) -> None:
@@ -79,13 +81,30 @@ def _named(process: str) -> Any:
 def metrics_folder() -> Iterator[Path]:
     """Give the processes of one server a place for their metrics, empty at first and removed at the end.
 
+    What a server that was killed has left goes too.
+
     prometheus_client decides on import whether it shares its values between processes.
     """
     if "prometheus_client" in sys.modules:
         raise RuntimeError("the metrics folder must be there before prometheus_client is imported")
-    folder = Path(tempfile.mkdtemp(prefix="polyhead-metrics-"))
+    for left in Path(tempfile.gettempdir()).glob(f"{METRICS_PREFIX}*"):
+        with suppress(OSError), _lock(left):
+            shutil.rmtree(left)
+    folder = Path(tempfile.mkdtemp(prefix=METRICS_PREFIX))
     os.environ[METRICS_FOLDER] = str(folder)
     try:
-        yield folder
+        with _lock(folder):
+            yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _lock(folder: Path) -> Iterator[None]:
+    """Hold a folder as long as this process lives. Raises: OSError: another holds it."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)

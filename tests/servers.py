@@ -54,6 +54,13 @@ class Server:
             time.sleep(0.02)
         raise ServerDied(f"no process {name} within {within_s} s\n{self.tail()}")
 
+    def remaining(self, *, within_s: float = 5.0) -> dict[int, str]:
+        """Processes that are still there a moment after the main one has ended."""
+        end = time.monotonic() + within_s
+        while (left := self.processes()) and time.monotonic() < end:
+            time.sleep(0.05)
+        return left
+
     def stop(self, *, within_s: float = 30.0) -> int:
         """Send SIGTERM to the main process alone and return its exit code."""
         self.process.send_signal(signal.SIGTERM)

@@ -140,7 +140,8 @@ async def follow(
         new, over = await anyio.to_thread.run_sync(events.read_events, parts, run, after)
         if over and not new:
             return Response(status_code=204)
-    return EventSourceResponse(events.stream(parts, run, after), sep="\n")
+    # On SIGTERM the stream sees `draining` and ends; without a grace it would be cut off in mid-body.
+    return EventSourceResponse(events.stream(parts, run, after), sep="\n", shutdown_grace_period=5)
 
 
 def _item(item: ImportItem) -> ImportItemBody:
