@@ -180,8 +180,10 @@ def _rows(splits: tuple[SplitName, ...], name: SplitName) -> IntArray:
 
 
 def _check_train(dataset: Dataset, train: IntArray) -> None:
-    if not len(train):
-        raise UntrainableData("the train split is empty: give fewer examples to validation and test")
+    if len(train) < 2:
+        raise UntrainableData(
+            f"the train split has {len(train)} examples and needs two: give fewer to validation and test"
+        )
     if dataset.kind == "multiclass" and len(np.unique(dataset.targets[train])) < 2:
         raise UntrainableData("the train split has examples of one class only: put others there too")
 

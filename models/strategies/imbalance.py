@@ -28,12 +28,10 @@ class Weighting:
     applied: bool
 
     def of(self, targets: Targets) -> Floats:
-        """(n,) of a multiclass task, (n, C) of a multilabel one, ones (n,) of a regression."""
+        """(n,) of a multiclass task, (n, C) of a multilabel one."""
         if targets.dtype == np.bool_:
             return np.asarray(np.where(targets, self.table[1], self.table[0]))
-        if np.issubdtype(targets.dtype, np.integer):
-            return np.asarray(self.table[1][targets])
-        return np.ones(len(targets))
+        return np.asarray(self.table[1][targets])
 
 
 def weigh(kind: Kind, targets: Targets, classes: int) -> Weighting:

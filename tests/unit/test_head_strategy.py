@@ -3,10 +3,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
+from models.dataset import SPLITS
 from models.errors import UntrainableData
 from models.evaluate import evaluate
 from models.head import LinearHead
@@ -178,7 +181,7 @@ def test_a_train_folder_alone_is_evaluated_out_of_fold():
 
 
 def test_a_test_split_of_everything_leaves_nothing_to_train_on():
-    with pytest.raises(UntrainableData, match="train split is empty"):
+    with pytest.raises(UntrainableData, match="train split has 0 examples"):
         fit(digits(60, splits=("test",) * 60, split_by_user=(True,) * 60))
 
 
@@ -269,6 +272,46 @@ def test_metrics_are_those_of_the_recorded_answers():
     rows = [dataset.ids.index(id_) for id_ in result.evaluated_ids]
     expected = evaluate("multiclass", dataset.labels, dataset.targets[rows], result.evaluated_scores)
     assert result.metrics == expected
+
+
+@st.composite
+def odd_datasets(draw):
+    """Tiny, degenerate, grouped and split at random."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    count, classes = draw(st.integers(2, 40)), draw(st.integers(1, 4))
+    kind = draw(st.sampled_from(["multiclass", "multilabel", "regression"]))
+    embeddings = rng.normal(size=(count, draw(st.sampled_from([1, 5, 50]))))
+    if draw(st.booleans()):
+        embeddings[:] = embeddings[rng.integers(0, draw(st.sampled_from([1, 2])), count)]
+    targets = {
+        "multiclass": rng.integers(0, classes, count),
+        "multilabel": rng.random((count, classes)) < draw(st.sampled_from([0.1, 0.5, 0.9])),
+        "regression": rng.normal(size=count) * draw(st.sampled_from([1e-6, 1, 1e6])),
+    }[kind]
+    split = st.sampled_from(draw(st.sampled_from([[None], [None, *SPLITS], ["train", "test"], ["train"]])))
+    group = st.sampled_from([None, "a", "b", "c"])
+    return make_dataset(
+        kind,
+        () if kind == "regression" else tuple("abcd"[:classes]),
+        embeddings,
+        targets,
+        splits=tuple(draw(st.lists(split, min_size=count, max_size=count))),
+        groups=tuple(draw(st.lists(group, min_size=count, max_size=count))),
+        hashes=rng.integers(0, 3, count, dtype=np.uint64),
+    )
+
+
+@settings(max_examples=60, deadline=None)
+@given(odd_datasets())
+def test_any_data_is_learned_from_or_refused(dataset):
+    """Never a crash, a warning or a number that is none."""
+    try:
+        result = fit(dataset)
+    except UntrainableData:
+        return
+    json.dumps([result.metrics, result.decision, result.history], allow_nan=False)
+    assert np.isfinite(result.head.predict(dataset.embeddings)).all()
+    assert np.isfinite(result.evaluated_scores).all()
 
 
 @pytest.mark.parametrize(
