@@ -56,6 +56,7 @@ def _complete(document: dict[str, Any]) -> None:
         schemas.setdefault(name, schema)
     for operations in document["paths"].values():
         for operation in operations.values():
+            operation["summary"] = operation["operationId"].replace("_", " ").capitalize()
             answers = operation["responses"]
             if "HTTPValidationError" in str(answers.get("422")):
                 answers["422"] = {"description": "Problem: `invalid_field`"} | _PROBLEM

@@ -1,18 +1,13 @@
 """What a request for a training comes to: a refusal, a plan, a version that is there, or a queued run."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 from models.strategies import ALL_STRATEGIES, STRATEGIES
-from models.trainable import check_trainable
+from models.trainable import check_trainable, evaluation_rule
 from service.errors import InvalidField, StrategyNotAvailable, UnknownAlias
 from service.parts import Parts
 from service.schemas.runs import CreateRun, RunPlan
-from service.store.records import PRODUCTION, NewRun, Run, SplitName, Task, TaskSummary
-
-# The bounds of `models.strategies.head`, whose import would bring scikit-learn; a test holds them together.
-FEW_PER_CLASS = 20
-FEW_VALUES = 100
+from service.store.records import PRODUCTION, NewRun, Run, Task, TaskSummary
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,16 +45,19 @@ def plan(parts: Parts, task: Task, body: CreateRun) -> Plan:
 
 def describe(parts: Parts, planned: Plan) -> RunPlan:
     """What would be done, without doing it."""
-    splits = {example.split for example in parts.store.examples.for_training(planned.task)}
+    task, summary = planned.task, planned.summary
+    splits = {example.split for example in parts.store.examples.for_training(task)}
+    evaluation, because = evaluation_rule(task.kind, summary.per_class, summary.labelled, splits)
     return RunPlan(
-        task=planned.task.name,
+        task=task.name,
         strategy=planned.run.strategy or "",
         options=planned.run.options,
         publish=planned.run.publish,
-        evaluation=_evaluation(planned, splits),
-        labelled=planned.summary.labelled,
-        unlabelled=planned.summary.examples - planned.summary.labelled,
-        per_class=planned.summary.per_class,
+        evaluation=evaluation,
+        evaluation_because=because,
+        labelled=summary.labelled,
+        unlabelled=summary.examples - summary.labelled,
+        per_class=summary.per_class,
         reuses_version=planned.equal_version,
     )
 
@@ -87,18 +85,6 @@ def _check_strategy(strategy: str) -> None:
     raise InvalidField(
         f"there is no strategy {strategy!r}, only {', '.join(STRATEGIES)}", pointer="/strategy"
     )
-
-
-def _evaluation(planned: Plan, splits: set[SplitName | None]) -> Literal["test", "out_of_fold"]:
-    if "test" in splits:
-        return "test"
-    if None not in splits:
-        return "out_of_fold"
-    if planned.task.kind == "regression":
-        few = planned.summary.labelled < FEW_VALUES
-    else:
-        few = min(planned.summary.per_class.values()) < FEW_PER_CLASS
-    return "out_of_fold" if few else "test"
 
 
 def _publish_again(parts: Parts, planned: Plan, version: int, now: float) -> tuple[bool, str]:

@@ -45,6 +45,7 @@ class RunPlan(BaseModel):
                     "options": {"seed": 0},
                     "publish": "first",
                     "evaluation": "test",
+                    "evaluation_because": "the smallest class, 'stool', has 180 examples, the bound is 20",
                     "labelled": 400,
                     "unlabelled": 12,
                     "per_class": {"armchair": 220, "stool": 180},
@@ -62,6 +63,7 @@ class RunPlan(BaseModel):
     evaluation: str = Field(
         description="`test`: examples set aside. `out_of_fold`: every example, by a head that never saw it."
     )
+    evaluation_because: str
     labelled: int
     unlabelled: int
     per_class: dict[str, int]
