@@ -175,6 +175,13 @@ def test_16_bit_grey_is_scaled_to_8_bits():
     assert 126 <= pixels.mean() <= 129
 
 
+def test_16_bit_grey_may_name_a_transparent_value():
+    image = Image.fromarray(np.full((40, 40), 300, np.uint16))
+
+    assert (decoded(encoded(image, "PNG", transparency=300)).pixels == 255).all()
+    assert (decoded(encoded(image, "PNG", transparency=301)).pixels == 1).all()
+
+
 @pytest.mark.parametrize("colour_type", [2, 4, 6], ids=["rgb", "grey-alpha", "rgba"])
 def test_16_bit_colour_is_read(colour_type):
     """Pillow can't write these, so the file is put together here: every sample is 0xffff, which is white."""
