@@ -13,7 +13,6 @@ import math
 import os
 import signal
 import socket
-import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from functools import partial
@@ -105,11 +104,10 @@ class Server:
         for each in self.trainers:
             each.tick(time.monotonic())
         log.info("ready", backbone=self.prepared.identity.name, digest=self.prepared.identity.digest)
-        sys.stdout.write(
-            f"Polyhead is ready at {shown_url(self.settings.host, self.settings.port)} "
-            f"(backbone {self.prepared.identity.name}, docs at /docs)\n"
-        )
-        sys.stdout.flush()
+        where = shown_url(self.settings.host, self.settings.port)
+        line = f"Polyhead is ready at {where} (backbone {self.prepared.identity.name}, docs at /docs)"
+        with contextlib.suppress(BrokenPipeError):  # nobody reads it
+            print(line, flush=True)  # noqa: T201
 
     def _wait_for(self, keeper: Keeper, ready: Callable[[], bool]) -> None:
         while not self.stopping and not ready():

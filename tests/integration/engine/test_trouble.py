@@ -118,12 +118,13 @@ def test_an_api_process_that_was_killed_is_replaced(patient):
     assert submit(patient).status_code == 200
 
 
-def test_a_request_that_a_hung_worker_holds_ends_at_its_deadline_and_the_worker_is_replaced(hasty):
+def test_requests_of_a_hung_worker_end_at_their_deadline_and_the_worker_is_replaced(hasty, pool):
     worker = hasty.pid_of("polyhead-worker")
     os.kill(worker, signal.SIGSTOP)
     started = time.monotonic()
-    response = submit(hasty)
-    assert (response.status_code, response.text) == (504, "no answer within 1 seconds")
+    # The stopped worker's wait takes one of them; the others lie in the queue for the next worker to drop.
+    for response in pool.map(lambda _: submit(hasty), range(4)):
+        assert (response.status_code, response.text) == (504, "no answer within 1 seconds")
     assert time.monotonic() - started < 5
     hasty.wait_for("polyhead-worker", other_than=worker)
     end = time.monotonic() + 20
