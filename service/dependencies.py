@@ -12,12 +12,13 @@ from service.store.checks import NAME
 from service.store.records import DEFAULT_TENANT, Run, Task
 
 
-def parts_of(request: Request) -> Parts:
+# Those that don't block are async: FastAPI gives every other one a thread.
+async def parts_of(request: Request) -> Parts:
     parts: Parts = request.app.state.parts
     return parts
 
 
-def tenant_of(_request: Request) -> str:
+async def tenant_of(_request: Request) -> str:
     """Whose data the request is about; one tenant, until there are keys."""
     return DEFAULT_TENANT
 

@@ -39,7 +39,7 @@ class IfMatch:
         raise StaleETag
 
 
-def if_match(
+async def if_match(
     header: Annotated[
         str | None, Header(alias="If-Match", description="An ETag that was read, or `*`; absent: overwrite.")
     ] = None,

@@ -18,12 +18,17 @@ POLL_S = 0.1
 _WAIT = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,9})\"?(?=$|[,;\s])", re.IGNORECASE)
 
 
-def wait_preference(
+async def wait_preference(
     prefer: Annotated[
         str | None, Header(description="`wait=30`: hold the answer until the run ends, 30 seconds at most.")
     ] = None,
 ) -> int | None:
-    """Seconds; None: the caller doesn't want to wait. What can't be read is ignored, as the RFC has it."""
+    """Seconds to hold the answer; None: the caller doesn't want to wait."""
+    return wait_of(prefer)
+
+
+def wait_of(prefer: str | None) -> int | None:
+    """What can't be read is ignored, as the RFC has it."""
     found = _WAIT.search(prefer or "")
     return min(int(found.group(1)), MAX_WAIT_S) if found else None
 

@@ -24,7 +24,7 @@ log = structlog.get_logger()
 class Shown:
     """Renders tasks with their counts; a single one with its ETag."""
 
-    def __init__(self, parts: PartsDep, response: Response) -> None:
+    def __init__(self, parts: Parts, response: Response) -> None:
         self._parts = parts
         self._response = response
 
@@ -36,7 +36,11 @@ class Shown:
         return self.body(task)
 
 
-ShownDep = Annotated[Shown, Depends()]
+async def shown_by(parts: PartsDep, response: Response) -> Shown:
+    return Shown(parts, response)
+
+
+ShownDep = Annotated[Shown, Depends(shown_by)]
 
 
 @router.post("", status_code=201, operation_id="create_task", responses=responses(TaskExists, InvalidField))
