@@ -14,11 +14,12 @@ from service.problems import internal_error
 
 REQUEST_ID = "X-Request-ID"
 QUIET = frozenset({"/livez", "/readyz", "/metrics"})  # asked every few seconds by machines
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 CLIENT_WENT_AWAY = 499  # nginx's; only logged, nobody is there to read it
 
 _SAFE_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 
-log = structlog.get_logger()
+log = structlog.stdlib.get_logger(__name__)
 
 
 class AccessMiddleware:
@@ -57,8 +58,9 @@ class AccessMiddleware:
 
 def _note(scope: Scope, status: int, seconds: float) -> None:
     route = getattr(scope.get("route"), "path", "none")  # the template, not the path: it names no task
-    REQUESTS.labels(scope["method"], route, str(status)).inc()
-    REQUEST_SECONDS.labels(scope["method"], route).observe(seconds)
+    method = scope["method"] if scope["method"] in METHODS else "other"  # it may be any word
+    REQUESTS.labels(method, route, str(status)).inc()
+    REQUEST_SECONDS.labels(method, route).observe(seconds)
     write = log.debug if scope["path"] in QUIET else log.info
     write(
         "request",

@@ -30,7 +30,7 @@ _BOUNDARY = re.compile(r'boundary="?([^";,]{1,70})"?', re.IGNORECASE)
 _NOT_REPLAYED = frozenset({"content-length", "date", "server", "x-request-id"})
 _DIGEST = "x-polyhead-body-digest"  # kept with the headers, never sent
 
-log = structlog.get_logger()
+log = structlog.stdlib.get_logger(__name__)
 
 
 class BodyHash:

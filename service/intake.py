@@ -26,7 +26,7 @@ from service.store.records import AddResult, NewExample, SplitName, Task
 
 CONCURRENT_PUTS = 16  # of one upload, to hide the latency of an object store
 
-log = structlog.get_logger()
+log = structlog.stdlib.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

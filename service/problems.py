@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
+import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
@@ -24,6 +25,8 @@ from service.errors import (
     problem_of,
 )
 from service.schemas.problems import FieldProblem, Problem
+
+log = structlog.stdlib.get_logger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_S = 1  # where an error doesn't say otherwise and a later try may go well
@@ -112,6 +115,8 @@ def add_handlers(app: FastAPI) -> None:
 
 async def _on_polyhead_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, PolyheadError)
+    if problem_of(error).status >= 500:
+        log.warning("a request could not be answered", reason=str(error), cause=repr(error.__cause__))
     return respond(error, instance=request.url.path)
 
 

@@ -39,7 +39,7 @@ from service.store.records import UNSET, Example, SplitName
 from service.submissions import open_upload
 
 router = APIRouter(prefix="/v1/tasks/{task}/examples", tags=["examples"])
-log = structlog.get_logger()
+log = structlog.stdlib.get_logger(__name__)
 
 
 @router.post(

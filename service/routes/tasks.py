@@ -18,7 +18,7 @@ from service.store.keys import task_prefix
 from service.store.records import Task
 
 router = APIRouter(prefix="/v1/tasks", tags=["tasks"])
-log = structlog.get_logger()
+log = structlog.stdlib.get_logger(__name__)
 
 
 class Shown:
