@@ -13,7 +13,8 @@ from service.parts import Parts
 from service.store.records import TERMINAL_STATES, Run
 
 MAX_WAIT_S = 300
-POLL_S = 0.1
+FIRST_POLL_S = 0.05
+LAST_POLL_S = 1.0
 
 _WAIT = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,9})\"?(?=$|[,;\s])", re.IGNORECASE)
 
@@ -38,8 +39,12 @@ async def ended(parts: Parts, run: Run, wait_s: int | None) -> Run:
 
     Raises: UnknownRun: its task was deleted meanwhile.
     """
-    end = time.monotonic() + (wait_s or 0)
-    while run.state not in TERMINAL_STATES and time.monotonic() < end and not parts.engine.draining:
-        await asyncio.sleep(POLL_S)
+    start = time.monotonic()
+    while run.state not in TERMINAL_STATES and not parts.engine.draining:
+        waited = time.monotonic() - start
+        if waited >= (wait_s or 0):
+            break
+        # Often at first, since a head takes a second; seldom for a run of minutes.
+        await asyncio.sleep(min(max(FIRST_POLL_S, waited / 10), LAST_POLL_S))
         run = await anyio.to_thread.run_sync(partial(parts.store.runs.get, run.tenant, run.id))
     return run
