@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from service.client import commands
-from service.processes import import_from_working_folder
+from service.process import import_from_working_folder
 
 if TYPE_CHECKING:
     from service.settings import Settings
@@ -31,8 +31,8 @@ def serve(
 ) -> None:
     """Run everything on one machine: HTTP, inference, training, an embedded database."""
     from models.errors import PolyheadError  # noqa: PLC0415 - see the module's docstring, here and below
-    from service.listener import check_free  # noqa: PLC0415
-    from service.preflight import Preflight, check_folders  # noqa: PLC0415
+    from service.processes.listener import check_free  # noqa: PLC0415
+    from service.processes.preflight import Preflight, check_folders  # noqa: PLC0415
     from service.telemetry import configure_logging, metrics_folder  # noqa: PLC0415
 
     settings = load_settings(host=host, port=port, data_dir=data_dir)
@@ -44,8 +44,8 @@ def serve(
         check_folders(settings)
         with metrics_folder(), Preflight(settings) as preflight:
             from service.app import create_app  # noqa: PLC0415
-            from service.server import Server  # noqa: PLC0415 - meanwhile, and after the metrics have a folder
-            from service.supervisor import ServerFailed  # noqa: PLC0415
+            from service.processes.server import Server  # noqa: PLC0415 - meanwhile, and after the metrics have a folder
+            from service.processes.supervisor import ServerFailed  # noqa: PLC0415
 
             try:
                 Server(settings, preflight.result(), create_app).run()
@@ -60,7 +60,7 @@ def serve(
 @app.command()
 def worker(data_dir: DataDir = None) -> None:
     """Run a trainer alone, on the store that the servers use."""
-    from service.supervisor import run_trainer_process  # noqa: PLC0415
+    from service.processes.supervisor import run_trainer_process  # noqa: PLC0415
 
     run_trainer_process(load_settings(data_dir=data_dir), parent=None)
 
@@ -69,7 +69,7 @@ def worker(data_dir: DataDir = None) -> None:
 def migrate(data_dir: DataDir = None) -> None:
     """Bring the database's schema up to date."""
     from models.errors import PolyheadError  # noqa: PLC0415
-    from service.preflight import check_folders  # noqa: PLC0415
+    from service.processes.preflight import check_folders  # noqa: PLC0415
     from service.store import migrate as run_migrations  # noqa: PLC0415
 
     settings = load_settings(data_dir=data_dir)

@@ -7,13 +7,13 @@ from typing import Any
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
-from service import openapi, problems
-from service.access import REQUEST_ID, AccessMiddleware
-from service.idempotency import IdempotencyMiddleware
-from service.limits import BodyLimitMiddleware
-from service.parts import OpenParts, Parts
 from service.routes import ROUTERS
 from service.settings import Settings
+from service.web import openapi, problems
+from service.web.access import REQUEST_ID, AccessMiddleware
+from service.web.idempotency import IdempotencyMiddleware
+from service.web.limits import BodyLimitMiddleware
+from service.web.parts import OpenParts, Parts
 
 EXPOSED = (
     "Location",

@@ -2,7 +2,8 @@
 
 LitServe gives the manager process and its queues, the spawned worker around one LitAPI, and the task that
 brings answers back into an API process. Its HTTP side is not used: its routes, middlewares and API key never
-exist in our app. Nor is its `run` (docs/decisions/own-main-loop.md): `service.server` has the main loop.
+exist in our app. Nor is its `run` (docs/decisions/own-main-loop.md): `service.processes.server` has the main
+loop.
 """
 
 import asyncio
@@ -26,10 +27,10 @@ from starlette.formparsers import MultiPartParser
 from models.arrays import UInt8Array
 from models.errors import PolyheadError
 from models.identity import BackboneIdentity
-from service.batching import Answer, HeadRef, Job, joined, split
-from service.board import Board
 from service.errors import DeadlineExceeded, Overloaded, WorkerFailed
-from service.inference import PATH, InferenceAPI
+from service.inference.batching import Answer, HeadRef, Job, joined, split
+from service.inference.board import Board
+from service.inference.lit_api import PATH, InferenceAPI
 from service.metrics import QUEUED_IMAGES, REJECTIONS, RESUBMITTED_JOBS, STAGE_SECONDS
 from service.settings import Settings
 

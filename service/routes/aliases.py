@@ -6,15 +6,15 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Response
 
 from models.errors import BackboneMismatch
-from service.dependencies import IfMatchDep, IfNoneMatchDep, PartsDep, TaskDep
 from service.errors import InvalidField, StaleETag, UnknownAlias, UnknownTask, UnknownVersion
-from service.etags import etag_of, is_known
-from service.parts import Parts
-from service.problems import responses
 from service.schemas.aliases import AliasBody, PutAlias
 from service.schemas.pages import PageBody
 from service.store.checks import NAME
 from service.store.records import Alias, Task
+from service.web.dependencies import IfMatchDep, IfNoneMatchDep, PartsDep, TaskDep
+from service.web.etags import etag_of, is_known
+from service.web.parts import Parts
+from service.web.problems import responses
 
 router = APIRouter(prefix="/v1/tasks/{task}/aliases", tags=["aliases"])
 

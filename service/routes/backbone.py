@@ -3,8 +3,8 @@
 from fastapi import APIRouter
 from fastapi.responses import FileResponse
 
-from service.dependencies import PartsDep
 from service.schemas.backbone import BackboneBody
+from service.web.dependencies import PartsDep
 
 router = APIRouter(prefix="/v1/backbone", tags=["backbone"])
 

@@ -9,7 +9,6 @@ from fastapi import APIRouter, Query, Request
 from models.arrays import FloatArray
 from models.errors import ImageTooLarge, InvalidImage, UnsupportedImage
 from models.identity import BackboneIdentity
-from service.dependencies import PartsDep
 from service.errors import (
     BodyTooLarge,
     DeadlineExceeded,
@@ -20,11 +19,12 @@ from service.errors import (
     UnsupportedContentType,
     WorkerFailed,
 )
-from service.images import read_images
-from service.predicting import decode
-from service.problems import EveryItemFailed, responses
 from service.schemas.bodies import EMBED
 from service.schemas.embeddings import CreateEmbeddings, Embedding, Embeddings, EncodingFormat
+from service.web.dependencies import PartsDep
+from service.web.images import read_images
+from service.web.predicting import decode
+from service.web.problems import EveryItemFailed, responses
 
 router = APIRouter(prefix="/v1/embeddings", tags=["embeddings"])
 

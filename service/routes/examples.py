@@ -9,7 +9,6 @@ import structlog
 from fastapi import APIRouter, BackgroundTasks, Query, Request, Response
 
 from models.errors import ImageTooLarge, InvalidImage, PolyheadError, UnsupportedImage
-from service.dependencies import ExampleId, PartsDep, TaskDep, WaitDep
 from service.errors import (
     BodyTooLarge,
     InvalidField,
@@ -24,19 +23,20 @@ from service.errors import (
     UnknownTask,
     UnsupportedContentType,
 )
-from service.importing import queue_import
-from service.intake import take_in
 from service.labelling import target_of_body
-from service.parts import Parts
-from service.preferences import ended
-from service.problems import responses
 from service.routes.runs import answer_run
 from service.schemas.bodies import UPLOAD
 from service.schemas.examples import AddedExamples, ExampleBody, Labelling
 from service.schemas.pages import After, Limit, PageBody
 from service.schemas.runs import RunBody
 from service.store.records import UNSET, Example, SplitName
-from service.submissions import open_upload
+from service.web.dependencies import ExampleId, PartsDep, TaskDep, WaitDep
+from service.web.importing import queue_import
+from service.web.intake import take_in
+from service.web.parts import Parts
+from service.web.preferences import ended
+from service.web.problems import responses
+from service.web.submissions import open_upload
 
 router = APIRouter(prefix="/v1/tasks/{task}/examples", tags=["examples"])
 log = structlog.stdlib.get_logger(__name__)

@@ -7,7 +7,6 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request, Response
 
 from models.errors import BackboneMismatch, ImageTooLarge, InvalidImage, PolyheadError, UnsupportedImage
-from service.dependencies import PartsDep, TenantDep
 from service.errors import (
     BodyTooLarge,
     DeadlineExceeded,
@@ -22,13 +21,14 @@ from service.errors import (
     UnsupportedContentType,
     WorkerFailed,
 )
-from service.fanout import fan_out, read_fan_out, status_of
-from service.images import read_images
-from service.predicting import Shape, decode, head_of, predictions
-from service.problems import responses
-from service.resolver import Target
 from service.schemas.bodies import FAN_OUT, PREDICT
 from service.schemas.predictions import FanOutPredictions, PredictBody, Predictions
+from service.web.dependencies import PartsDep, TenantDep
+from service.web.fanout import fan_out, read_fan_out, status_of
+from service.web.images import read_images
+from service.web.predicting import Shape, decode, head_of, predictions
+from service.web.problems import responses
+from service.web.resolver import Target
 
 router = APIRouter(tags=["predictions"])
 

@@ -2,11 +2,11 @@
 
 from fastapi import APIRouter, Response
 
-from service.dependencies import PartsDep
 from service.errors import NotReady, StoreUnavailable
 from service.metrics import CONTENT_TYPE, metrics_text
-from service.problems import responses
 from service.schemas.probes import Health
+from service.web.dependencies import PartsDep
+from service.web.problems import responses
 
 router = APIRouter(tags=["probes"])
 

@@ -9,8 +9,6 @@ from fastapi.responses import JSONResponse
 from sse_starlette.sse import EventSourceResponse
 
 from models.errors import UntrainableData
-from service import events
-from service.dependencies import PartsDep, RunDep, TaskDep, TenantDep, WaitDep
 from service.errors import (
     InvalidField,
     RunActive,
@@ -19,13 +17,15 @@ from service.errors import (
     UnknownRun,
     UnknownTask,
 )
-from service.planning import describe, plan, queue
-from service.preferences import ended
-from service.problems import responses
 from service.schemas.examples import ImportItemBody
 from service.schemas.pages import After, Limit, PageBody
 from service.schemas.runs import CreateRun, RunBody, RunPlan
 from service.store.records import TERMINAL_STATES, ImportItem, Run
+from service.web import events
+from service.web.dependencies import PartsDep, RunDep, TaskDep, TenantDep, WaitDep
+from service.web.planning import describe, plan, queue
+from service.web.preferences import ended
+from service.web.problems import responses
 
 router = APIRouter(tags=["runs"])
 

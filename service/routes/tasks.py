@@ -7,15 +7,15 @@ import structlog
 from fastapi import APIRouter, BackgroundTasks, Depends, Response
 
 from models.errors import PolyheadError
-from service.dependencies import IfMatchDep, IfNoneMatchDep, PartsDep, TaskDep, TenantDep
 from service.errors import ClassInUse, InvalidField, StaleETag, TaskExists, UnknownTask
-from service.etags import etag_of, is_known
-from service.parts import Parts
-from service.problems import responses
 from service.schemas.pages import After, Limit, PageBody
 from service.schemas.tasks import CreateTask, TaskBody, UpdateTask
 from service.store.keys import task_prefix
 from service.store.records import Task
+from service.web.dependencies import IfMatchDep, IfNoneMatchDep, PartsDep, TaskDep, TenantDep
+from service.web.etags import etag_of, is_known
+from service.web.parts import Parts
+from service.web.problems import responses
 
 router = APIRouter(prefix="/v1/tasks", tags=["tasks"])
 log = structlog.stdlib.get_logger(__name__)

@@ -6,14 +6,14 @@ from fastapi import APIRouter, Response
 from fastapi.responses import StreamingResponse
 
 from models.errors import BackboneMismatch
-from service.dependencies import PartsDep, TaskDep, VersionNumber
 from service.errors import InvalidField, OwnsNetwork, UnknownBlob, UnknownTask, UnknownVersion
-from service.mistakes import mistakes_of
-from service.parts import Parts
-from service.problems import responses
 from service.schemas.pages import After, Limit, PageBody
 from service.schemas.versions import Mistake, VersionBody
 from service.store.records import Task, Version
+from service.web.dependencies import PartsDep, TaskDep, VersionNumber
+from service.web.mistakes import mistakes_of
+from service.web.parts import Parts
+from service.web.problems import responses
 
 router = APIRouter(prefix="/v1/tasks/{task}/versions", tags=["versions"])
 

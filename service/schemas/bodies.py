@@ -4,9 +4,9 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from service.images import PIXEL
 from service.schemas.embeddings import CreateEmbeddings
 from service.schemas.examples import AddExamples
+from service.schemas.images import PIXEL
 from service.schemas.predictions import FanOutBody, PredictBody
 
 JSON_MODELS: tuple[type[BaseModel], ...] = (CreateEmbeddings, AddExamples, PredictBody, FanOutBody)

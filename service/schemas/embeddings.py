@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from service.images import PIXEL, WithImages
+from service.schemas.images import PIXEL, WithImages
 
 EncodingFormat = Literal["float", "base64"]
 

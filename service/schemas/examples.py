@@ -5,8 +5,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
-from service.images import PIXEL, ImageText
 from service.schemas.base import RequestBody
+from service.schemas.images import PIXEL, ImageText
 from service.schemas.pages import moment
 from service.schemas.problems import Problem
 from service.store.records import AddStatus, Example, SplitName, Task

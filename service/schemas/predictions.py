@@ -2,7 +2,7 @@
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from service.images import PIXEL, WithImages
+from service.schemas.images import PIXEL, WithImages
 from service.schemas.problems import Problem
 
 MAX_TASKS = 256  # of one fan-out

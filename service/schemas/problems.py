@@ -1,8 +1,11 @@
-"""RFC 9457 problem bodies."""
+"""RFC 9457 problem bodies, and how an error becomes one."""
 
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from models.errors import PolyheadError
+from service.errors import InvalidField, LabelConflict, RunActive, problem_of
 
 
 class FieldProblem(BaseModel):
@@ -48,3 +51,34 @@ class Problem(BaseModel):
     def to_json(self) -> dict[str, Any]:
         """As a JSON object, without what isn't known."""
         return self.model_dump(mode="json", exclude_none=True)
+
+
+def describe(error: PolyheadError, *, instance: str | None = None, pointer: str = "") -> Problem:
+    """The wire body of one error; `pointer` is to the item of the request that it is about."""
+    row = problem_of(error)
+    return Problem(
+        type=urn(row.code),
+        title=row.title,
+        status=row.status,
+        detail=str(error),
+        instance=instance,
+        code=row.code,
+        errors=_fields(error, pointer),
+        run=error.run if isinstance(error, RunActive) else None,
+        example=error.example if isinstance(error, LabelConflict) else None,
+    )
+
+
+def pointer_to(*keys: str | int) -> str:
+    """An RFC 6901 JSON pointer."""
+    return "".join("/" + str(key).replace("~", "~0").replace("/", "~1") for key in keys)
+
+
+def _fields(error: PolyheadError, pointer: str) -> list[FieldProblem] | None:
+    if isinstance(error, InvalidField):
+        return [FieldProblem(pointer=pointer + error.pointer, detail=str(error))]
+    return [FieldProblem(pointer=pointer, detail=str(error))] if pointer else None
+
+
+def urn(code: str) -> str:
+    return f"urn:polyhead:problem:{code}"

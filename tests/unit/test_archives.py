@@ -1,4 +1,4 @@
-"""service/archives.py: what strangers send is read within bounds, or refused in one error."""
+"""service/trainer/archives.py: what strangers send is read within bounds, or refused in one error."""
 
 import gzip
 import io
@@ -14,8 +14,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from service.archives import HEADER_BYTES, Limits, open_archive
 from service.errors import InvalidArchive
+from service.trainer.archives import HEADER_BYTES, Limits, open_archive
 
 LIMITS = Limits(members=100, unpacked_bytes=200 * 2**20, member_bytes=2**20)
 FILES = {"cats/a.jpg": b"A" * 700, "dogs/b.jpg": b"B" * 512, "metadata.csv": b"file_name,label\n"}

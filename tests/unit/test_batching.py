@@ -5,8 +5,8 @@ import pytest
 
 from models.arrays import FloatArray, UInt8Array
 from models.errors import BackboneError, InvalidHead
-from service.batching import Answer, Head, HeadRef, Job, joined, run_batch, split
 from service.errors import UnknownBlob, WorkerFailed
+from service.inference.batching import Answer, Head, HeadRef, Job, joined, run_batch, split
 
 RED, GREEN, GONE, BROKEN = (HeadRef(name, name) for name in ("red", "green", "gone", "broken"))
 

@@ -7,8 +7,8 @@ import pytest
 
 from models.errors import InvalidImage
 from models.identity import Preprocessing
-from service.decoding import Decoder
 from service.errors import Overloaded
+from service.web.decoding import Decoder
 
 PREPROCESSING = Preprocessing(
     input_size=8, channels=3, mean=(0, 0, 0), std=(1, 1, 1), interpolation="bilinear", crop_pct=1.0

@@ -15,7 +15,7 @@ from litserve.utils import ResponseBufferItem
 from starlette.formparsers import MultiPartParser
 
 import service.engine
-import service.inference
+import service.inference.lit_api
 
 SERVICE = Path(service.engine.__file__).parent
 
@@ -44,9 +44,9 @@ def test_the_private_parts_that_are_used_are_as_they_were():
 
 
 def test_the_loop_is_called_as_ours_is_written():
-    assert parameters(_BaseLoop.run) == parameters(service.inference.BatchLoop.run)
+    assert parameters(_BaseLoop.run) == parameters(service.inference.lit_api.BatchLoop.run)
     assert parameters(LitLoop.get_batch_requests) == parameters(
-        service.inference.BatchLoop.get_batch_requests
+        service.inference.lit_api.BatchLoop.get_batch_requests
     )
     assert parameters(LitLoop.put_response) == [
         "self",
@@ -80,14 +80,16 @@ def test_private_names_of_litserve_are_used_in_one_module_only():
             for alias in node.names
         }
         if "litserve" in imported:
-            assert path.name in {"engine.py", "inference.py"}, path
+            assert path.name in {"engine.py", "lit_api.py"}, path
 
 
 def test_uploads_are_spooled_to_disk_although_litserve_says_otherwise():
     assert MultiPartParser.spool_max_size == 2**20
 
 
-@pytest.mark.parametrize("module", ["service.engine", "service.server", "service.app", "service.__main__"])
+@pytest.mark.parametrize(
+    "module", ["service.engine", "service.processes.server", "service.app", "service.__main__"]
+)
 def test_what_the_main_process_imports_brings_no_torch(module):
     """The main process forks, and the API processes have no use for 0.9 GB."""
     code = f"import sys, {module}; print([name for name in ('torch', 'timm') if name in sys.modules])"

@@ -3,7 +3,7 @@
 import pytest
 
 from service.errors import StaleETag
-from service.etags import IfMatch, etag_of, is_known
+from service.web.etags import IfMatch, etag_of, is_known
 
 
 def test_without_a_precondition_the_last_write_wins():

@@ -8,9 +8,9 @@ import pytest
 
 from models.arrays import FloatArray
 from models.errors import InvalidHead
-from service.batching import HeadRef
 from service.errors import StoreUnavailable, UnknownBlob
-from service.heads import HeadCache
+from service.inference.batching import HeadRef
+from service.inference.heads import HeadCache
 
 
 class Shelf:

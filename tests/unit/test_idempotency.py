@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.idempotency import BodyHash
+from service.web.idempotency import BodyHash
 
 cuts = st.lists(st.integers(0, 400), max_size=8)
 

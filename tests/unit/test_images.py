@@ -10,7 +10,8 @@ from pydantic import ValidationError
 
 from models.errors import InvalidImage
 from service.errors import InvalidField
-from service.images import PIXEL, ImageRequest, WithImages, bytes_of
+from service.schemas.images import PIXEL, WithImages
+from service.web.images import ImageRequest, bytes_of
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,9 @@ from dataclasses import replace
 import pytest
 
 from models.identity import BackboneIdentity, Preprocessing
-from service.batching import Job
-from service.board import Board
-from service.inference import IDLE_S, BatchLoop, InferenceAPI
+from service.inference.batching import Job
+from service.inference.board import Board
+from service.inference.lit_api import IDLE_S, BatchLoop, InferenceAPI
 from service.settings import Settings
 
 IDENTITY = BackboneIdentity(

@@ -1,10 +1,10 @@
-"""service/jobs.py: the trainer knows work by name, the child by heart."""
+"""service/trainer/jobs.py: the trainer knows work by name, the child by heart."""
 
 import subprocess
 import sys
 
-import service.fitting
-from service import jobs
+import service.trainer.fitting
+from service.trainer import jobs
 
 HEAVY = ("torch", "sklearn", "scipy", "onnx", "onnxruntime", "openvino")
 
@@ -12,11 +12,11 @@ HEAVY = ("torch", "sklearn", "scipy", "onnx", "onnxruntime", "openvino")
 def test_every_named_work_is_a_function_of_the_child():
     named = [value.name for value in vars(jobs).values() if isinstance(value, jobs.Work)]
     assert len(named) == 6
-    assert all(callable(getattr(service.fitting, name)) for name in named)
+    assert all(callable(getattr(service.trainer.fitting, name)) for name in named)
 
 
 def test_the_trainer_itself_imports_nothing_heavy():
     """Its child does; a trainer that waits for work costs a few megabytes."""
-    code = f"import sys, service.worker; print([name for name in {HEAVY} if name in sys.modules])"
+    code = f"import sys, service.trainer.worker; print([name for name in {HEAVY} if name in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"

@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
-from service.limits import HELD_BODIES, BodyLimitMiddleware
 from service.settings import Settings
+from service.web.limits import HELD_BODIES, BodyLimitMiddleware
 
 SETTINGS = Settings(max_request_bytes=100, max_archive_bytes=1000)
 

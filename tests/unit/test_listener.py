@@ -4,7 +4,7 @@ import socket
 
 import pytest
 
-from service.listener import CannotListen, check_free, listen, shown_url
+from service.processes.listener import CannotListen, check_free, listen, shown_url
 from tests.servers import free_port
 
 

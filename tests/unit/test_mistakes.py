@@ -5,8 +5,8 @@ import io
 import numpy as np
 import pytest
 
-from service.mistakes import Evaluated
 from service.store.records import Version
+from service.web.mistakes import Evaluated
 
 
 def version(kind, labels=("a", "b", "c"), threshold=None):

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from models.errors import UnsupportedImage
-from service.images import ImageRequest
-from service.predicting import Decoded, Shape, predictions
 from service.store.records import Resolved
+from service.web.images import ImageRequest
+from service.web.predicting import Decoded, Shape, predictions
 
 ALL = Shape(top_k=None, threshold=None)
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from service.events import last_event_id
-from service.preferences import wait_of
+from service.web.events import last_event_id
+from service.web.preferences import wait_of
 
 
 @pytest.mark.parametrize(

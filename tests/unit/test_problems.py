@@ -14,7 +14,8 @@ from service.errors import (
     StoreFull,
     UnknownTask,
 )
-from service.problems import describe, invalid_request, pointer_to, responses, retry_headers
+from service.schemas.problems import describe, pointer_to
+from service.web.problems import invalid_request, responses, retry_headers
 
 
 def all_errors(kind=PolyheadError):

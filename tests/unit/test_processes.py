@@ -19,7 +19,7 @@ time.sleep(60)
 """
 CHILD = """
 import sys, time
-from service.processes import die_with, take_name
+from service.process import die_with, take_name
 take_name("polyhead-child-of-a-test")
 die_with(int(sys.argv[1]))
 print("ready", flush=True)

@@ -5,8 +5,8 @@ import asyncio
 import pytest
 
 from service.errors import StoreUnavailable, UnknownTask
-from service.resolver import Resolver, Target
 from service.store.records import Resolved
+from service.web.resolver import Resolver, Target
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from multiprocessing.process import BaseProcess
 
 import pytest
 
-from service.supervisor import LONGEST_PAUSE_S, SETTLED_S, Keeper
+from service.processes.supervisor import LONGEST_PAUSE_S, SETTLED_S, Keeper
 
 
 def fail() -> None:

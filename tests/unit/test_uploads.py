@@ -9,7 +9,7 @@ from starlette.formparsers import MultiPartParser
 
 from models.errors import PolyheadError
 from service.errors import BodyTooLarge, InvalidField, MalformedRequest, TooManyImages
-from service.uploads import Limits, open_form
+from service.web.uploads import Limits, open_form
 
 LIMITS = Limits(images=2, image_bytes=100, archive_bytes=50, fields=frozenset({"label"}))
 
@@ -74,7 +74,7 @@ def test_litserves_unbounded_memory_is_not_ours():
     try:
         MultiPartParser.spool_max_size = sys.maxsize
         assert len(read(form(part("file", b"a" * 99, "a.jpg"))).files) == 1
-        from service.uploads import _Parser  # noqa: PLC0415
+        from service.web.uploads import _Parser  # noqa: PLC0415
 
         assert _Parser.spool_max_size < 2**30
     finally:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from service.preflight import Preflight, Prepared
+from service.processes.preflight import Preflight, Prepared
 from service.settings import Settings
 from tests.servers import TINY
 

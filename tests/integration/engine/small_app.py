@@ -14,8 +14,8 @@ from models.errors import PolyheadError
 from service.engine import HeadRef
 from service.errors import problem_of
 from service.metrics import CONTENT_TYPE, metrics_text
-from service.parts import OpenParts, Parts
 from service.settings import Settings
+from service.web.parts import OpenParts, Parts
 
 
 def make_app(_settings: Settings, open_parts: OpenParts) -> FastAPI:

@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from service.preflight import Prepared
+from service.processes.preflight import Prepared
 from service.settings import Settings
 from service.telemetry import configure_logging, metrics_folder
 
@@ -14,7 +14,7 @@ def main() -> None:
     configure_logging(settings.log_level, "main")
     prepared = Prepared.from_json(Path(sys.argv[1]).read_text())
     with metrics_folder():
-        from service.server import Server  # noqa: PLC0415 - the metrics need their folder first
+        from service.processes.server import Server  # noqa: PLC0415 - the metrics need their folder first
         from tests.integration.engine.small_app import make_app  # noqa: PLC0415
 
         Server(settings, prepared, make_app).run()

@@ -10,10 +10,10 @@ import pytest
 from litserve.utils import LitAPIStatus, LoopResponseType
 
 from models.errors import PolyheadError
-from service.batching import Answer
-from service.board import Board
 from service.engine import Inference, LitEngine
 from service.errors import DeadlineExceeded, WorkerFailed
+from service.inference.batching import Answer
+from service.inference.board import Board
 from service.settings import Settings
 
 PIXELS = np.zeros((1, 32, 32, 3), np.uint8)

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from service.preflight import Prepared
+from service.processes.preflight import Prepared
 from tests.integration.engine.conftest import COMMAND
 from tests.servers import kill_group, start
 

@@ -14,15 +14,15 @@ from models.identity import BackboneIdentity
 from models.prepare import PreparedBackbone
 from models.runtime import HeadSession, Runtime
 from service.app import create_app
-from service.batching import Answer, HeadRef, joined, run_batch, split
-from service.heads import HeadCache
-from service.jobs import BackboneJob
-from service.parts import Parts
+from service.inference.batching import Answer, HeadRef, joined, run_batch, split
+from service.inference.heads import HeadCache
 from service.settings import Settings
 from service.store import Store
 from service.store.records import Run
-from service.workbench import Workbench
-from service.worker import work_on
+from service.trainer.jobs import BackboneJob
+from service.trainer.workbench import Workbench
+from service.trainer.worker import work_on
+from service.web.parts import Parts
 
 
 class LocalEngine:

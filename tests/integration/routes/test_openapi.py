@@ -11,7 +11,7 @@ from schemathesis.specs.openapi.checks import content_type_conformance, response
 
 from models.strategies import STRATEGIES
 from service.app import openapi_schema
-from service.problems import MEDIA_TYPE
+from service.web.problems import MEDIA_TYPE
 from tests.integration.routes.photos import files, photo
 
 DOCUMENT = openapi_schema()

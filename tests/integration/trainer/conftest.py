@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from models.identity import BackboneIdentity
-from service.child import Child
-from service.jobs import IDENTIFY, WARM, BackboneJob
 from service.settings import Settings
 from service.store import Store, migrate, open_store
 from service.store.records import Run
-from service.workbench import Workbench
-from service.worker import work_on
+from service.trainer.child import Child
+from service.trainer.jobs import IDENTIFY, WARM, BackboneJob
+from service.trainer.workbench import Workbench
+from service.trainer.worker import work_on
 from tests.servers import TINY
 
 

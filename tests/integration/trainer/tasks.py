@@ -15,7 +15,7 @@ from models.preprocess import DecodedImage, decode_image, perceptual_hash
 from service.store import Store
 from service.store.keys import image_key, import_key
 from service.store.records import DEFAULT_TENANT, AddResult, Kind, NewExample, NewRun, Run, Task
-from service.workbench import Workbench
+from service.trainer.workbench import Workbench
 
 HUES = {"red": 0.0, "green": 0.33, "blue": 0.66, "yellow": 0.16}
 

@@ -1,4 +1,4 @@
-"""service/child.py: work in a process that may die at any moment."""
+"""service/trainer/child.py: work in a process that may die at any moment."""
 
 import os
 import signal
@@ -8,9 +8,9 @@ import time
 import pytest
 
 from models.errors import ImageTooLarge
-from service.child import Child, ChildCrashed
 from service.errors import RunFailed
-from service.lease import Cancelled
+from service.trainer.child import Child, ChildCrashed
+from service.trainer.lease import Cancelled
 
 
 def warm(job, report):

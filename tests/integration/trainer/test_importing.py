@@ -1,4 +1,4 @@
-"""service/importer.py on a real store and a real child: an archive's images become examples."""
+"""service/trainer/importer.py on a real store and a real child: an archive's images become examples."""
 
 import json
 import tempfile
@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from service.errors import UnknownBlob, UnknownTask
-from service.importer import import_archive
-from service.lease import Lease
 from service.store.records import DEFAULT_TENANT
-from service.worker import work_on
+from service.trainer.importer import import_archive
+from service.trainer.lease import Lease
+from service.trainer.worker import work_on
 from tests.integration.trainer.archives import tarred, zipped
 from tests.integration.trainer.tasks import add, coloured, colours, new_task, queue_import, queue_training
 

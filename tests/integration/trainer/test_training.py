@@ -1,4 +1,4 @@
-"""service/training.py on a real store and a real child: rows in, a published version out."""
+"""service/trainer/training.py on a real store and a real child: rows in, a published version out."""
 
 import io
 import json
@@ -14,11 +14,11 @@ from models.prepare import prepare_backbone
 from models.preprocess import decode_image
 from models.runtime import HeadSession, open_runtime
 from service.errors import UnknownTask
-from service.lease import Lease
 from service.store.keys import task_prefix
 from service.store.records import DEFAULT_TENANT, PRODUCTION
-from service.training import train
-from service.worker import work_on
+from service.trainer.lease import Lease
+from service.trainer.training import train
+from service.trainer.worker import work_on
 from tests.integration.trainer.tasks import (
     add,
     coloured,

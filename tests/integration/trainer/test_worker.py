@@ -1,4 +1,4 @@
-"""service/worker.py as a process: killed, stopped, asked to go. No run is lost, none is done twice."""
+"""service/trainer/worker.py as a process: killed, stopped, asked to go. No run is lost or done twice."""
 
 import itertools
 import os
@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import pytest
 
 from service.store.records import DEFAULT_TENANT
-from service.worker import work_on
+from service.trainer.worker import work_on
 from tests.integration.trainer.tasks import (
     add_slow,
     new_task,

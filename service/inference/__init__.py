@@ -1,0 +1,1 @@
+"""What the inference worker does: one batch for all tasks, the backbone once, each head once."""

@@ -1,0 +1,178 @@
+"""The inference worker: LitServe's one LitAPI with one backbone, and the loop that makes batches for it."""
+
+import os
+import pickle
+import signal
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from queue import Empty
+from typing import Any
+
+import structlog
+from litserve import LitAPI
+from litserve.loops.base import LitLoop
+from litserve.utils import LitAPIStatus, LoopResponseType
+
+from models.errors import PolyheadError
+from models.identity import BackboneIdentity
+from service.inference.batching import Answer, Job, run_batch
+from service.inference.board import Board
+from service.inference.heads import HeadCache
+from service.metrics import EXPIRED_JOBS
+from service.process import die_with, take_name
+from service.settings import Settings
+from service.telemetry import configure_logging
+
+PATH = "/inference"  # names the queue; no route has it
+IDLE_S = 0.5  # the longest wait for a first job; also the longest that a killed worker's wait outlives it
+REMEMBERED = 10_000  # uids of jobs, to skip those that were queued twice
+
+log = structlog.stdlib.get_logger(__name__)
+
+
+class InferenceAPI(LitAPI):  # type: ignore[misc]  # litserve has no types
+    """The one LitAPI: one worker process, one backbone, all tasks."""
+
+    def __init__(
+        self, settings: Settings, identity: BackboneIdentity, backbone_file: Path, board: Board
+    ) -> None:
+        super().__init__(
+            max_batch_size=settings.max_batch_size,
+            batch_timeout=settings.batch_window_ms / 1000,
+            api_path=PATH,
+            loop=BatchLoop(),
+        )
+        self.settings = settings
+        self.identity = identity
+        self.backbone_file = backbone_file
+        self.board = board
+        self.main_pid = os.getpid()
+
+    def setup(self, device: str) -> None:  # noqa: ARG002  # the runtime finds its own
+        """Open the backbone and the blobs; runs in the worker, before its loop."""
+        # Ctrl-C and systemd signal the whole group; the worker is needed until the last answer is out.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        take_name("polyhead-worker")
+        die_with(self.main_pid)
+        configure_logging(self.settings.log_level, "worker")
+        # Late, because the main process imports this module and needs none of them.
+        from models.runtime import HeadSession, PreparedBackbone, open_runtime  # noqa: PLC0415
+        from service.store.blobs import Blobs  # noqa: PLC0415
+
+        runtime = open_runtime(
+            PreparedBackbone(
+                identity=self.identity, onnx_path=self.backbone_file, config=self.settings.backbone_config
+            )
+        )
+        blobs = Blobs(self.settings.resolved_blob_url)
+        digest = self.identity.digest
+        self.heads = HeadCache(
+            blobs.get,
+            lambda data: HeadSession(data, digest),
+            capacity=self.settings.head_cache_entries,
+        )
+        self.embed = lambda pixels: runtime.run(pixels)["embedding"]
+        # A killed predecessor's wait on the queue may outlive it, and would swallow a job.
+        time.sleep(max(0.0, IDLE_S + 0.1 - self.board.silence_s))
+        self.board.worker_is_ready()
+
+    def decode_request(self, request: Any) -> Any:
+        """Only inspected by LitServe, for a route that is never served."""
+        return request
+
+    def predict(self, jobs: Sequence[Job]) -> list[Answer | PolyheadError]:
+        return run_batch(jobs, self.embed, self.heads)
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """A job as it lies in the queue, with where its answer goes."""
+
+    response_queue: int
+    uid: str
+    job: Job
+
+
+class BatchLoop(LitLoop):  # type: ignore[misc]  # litserve has no types
+    """Waits for a first job without polling, then fills the batch until it is full or the window is over."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._held: Ticket | None = None  # taken from the queue, too large for the last batch
+        self._seen: dict[str, None] = {}  # uids, oldest first: jobs queued twice are answered once
+
+    def run(  # noqa: PLR0917
+        self,
+        lit_api: InferenceAPI,
+        device: str,  # noqa: ARG002  # LitServe's signature, as the next ones
+        worker_id: int,  # noqa: ARG002
+        request_queue: Any,
+        transport: Any,
+        workers_setup_status: Any,  # noqa: ARG002
+        callback_runner: Any,  # noqa: ARG002
+    ) -> None:
+        """Answer one batch, or find nothing to do; LitServe calls it again and again."""
+        try:
+            tickets, _ = self.get_batch_requests(lit_api, request_queue, transport)
+            lit_api.board.note_progress()
+            if not tickets:
+                return
+            answers = lit_api.predict([ticket.job for ticket in tickets])
+            for ticket, answer in zip(tickets, answers, strict=True):
+                # As bytes, so that the manager passes them on without unpickling arrays.
+                self.put_response(
+                    transport,
+                    ticket.response_queue,
+                    ticket.uid,
+                    pickle.dumps(answer, protocol=5),
+                    LitAPIStatus.OK,
+                    LoopResponseType.REGULAR,
+                )
+        except (EOFError, OSError) as error:
+            log.warning("the queue is gone", error=str(error))
+            raise SystemExit(1) from error
+
+    def get_batch_requests(
+        self,
+        lit_api: InferenceAPI,
+        request_queue: Any,
+        transport: Any,  # noqa: ARG002  # LitServe's signature
+    ) -> tuple[list[Ticket], list[Any]]:
+        batch: list[Ticket] = []
+        images = 0
+        closes = time.monotonic() + IDLE_S
+        while images < lit_api.max_batch_size:
+            ticket = self._held or self._take(request_queue, closes - time.monotonic())
+            self._held = None
+            if ticket is None:
+                break
+            if batch and images + ticket.job.images > lit_api.max_batch_size:
+                self._held = ticket
+                break
+            if not batch:
+                closes = time.monotonic() + lit_api.batch_timeout
+            batch.append(ticket)
+            images += ticket.job.images
+        return batch, []
+
+    def _take(self, request_queue: Any, wait_s: float) -> Ticket | None:
+        """The next job that somebody still waits for; None: none came in time."""
+        end = time.monotonic() + wait_s
+        while True:
+            try:
+                # After the window what lies there is still taken: a full queue makes full batches.
+                response_queue, uid, _, job = request_queue.get(True, max(0.0, end - time.monotonic()))
+            except Empty:
+                return None
+            if uid in self._seen:
+                continue
+            self._seen[uid] = None
+            if len(self._seen) > REMEMBERED:
+                del self._seen[next(iter(self._seen))]
+            if job.deadline <= time.monotonic():
+                EXPIRED_JOBS.inc()
+                continue
+            return Ticket(response_queue, uid, job)

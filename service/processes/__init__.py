@@ -1,0 +1,1 @@
+"""The processes of one `polyhead serve`: what starts them, watches them and ends them."""

@@ -1,0 +1,165 @@
+"""What the trainer's child does: decode and embed, fit, export. Jobs in, values out; no database, no store.
+
+The backbone is opened at the first job that needs it and stays open, as everything here stays imported.
+"""
+
+import functools
+import hashlib
+import math
+import os
+
+import numpy as np
+
+from models.arrays import FloatArray
+from models.errors import PolyheadError
+from models.evaluate import align_scores, compare
+from models.export import TOLERANCE, check_parity, head_metadata, head_onnx, model_onnx
+from models.identity import BackboneIdentity
+from models.prepare import check_reference, prepare_backbone
+from models.preprocess import DecodedImage, decode_image, perceptual_hash
+from models.runtime import HeadSession, PreparedBackbone, Runtime, open_runtime
+from models.strategies.head import HeadOptions, fit_head
+from service.trainer.child import Report
+from service.trainer.jobs import (
+    BackboneJob,
+    Embedded,
+    EmbedJob,
+    Exported,
+    ExportJob,
+    FitJob,
+    Fitted,
+    Judged,
+    JudgeJob,
+)
+
+BATCH = 8  # images in one pass: more are no faster on a CPU, and progress comes in steps of it
+
+
+def warm(job: BackboneJob, report: Report) -> None:
+    """Prepare the backbone, then give way to everything else on this machine.
+
+    In this order: a server that starts beside may wait for the lock on the backbones' cache.
+
+    Raises: BackboneError.
+    """
+    del report
+    _prepared(job)
+    try:
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    except (AttributeError, PermissionError):  # only Linux has it, and containers may forbid it
+        os.nice(19)
+
+
+def identify(job: BackboneJob, report: Report) -> BackboneIdentity:
+    """Which backbone this trainer works with. Raises: BackboneError."""
+    del report
+    return _prepared(job).identity
+
+
+def embed(job: EmbedJob, report: Report) -> list[Embedded | PolyheadError]:
+    """Decode and embed images; a bad one is an error in its place.
+
+    Raises: BackboneError.
+    """
+    answers: list[Embedded | PolyheadError] = []
+    for start in range(0, len(job.images), BATCH):
+        images = job.images[start : start + BATCH]
+        decoded = [_decode(image, job.backbone, job.max_pixels) for image in images]
+        vectors = iter(_vectors([each for each in decoded if isinstance(each, DecodedImage)], job.backbone))
+        answers += [
+            image if isinstance(image, PolyheadError) else _embedded(data, image, next(vectors))
+            for data, image in zip(images, decoded, strict=True)
+        ]
+        report({"done": len(answers)})
+    return answers
+
+
+def fit(job: FitJob, report: Report) -> Fitted:
+    """Raises: UntrainableData."""
+    options = HeadOptions(**job.options)
+    result = fit_head(
+        job.dataset,
+        options,
+        total_backbone_parameters=job.total_backbone_parameters,
+        report=report,
+        min_examples_per_class=job.min_examples_per_class,
+    )
+    same = (field for field in Fitted.__dataclass_fields__ if field != "seed")
+    return Fitted(**{field: getattr(result, field) for field in same}, seed=options.seed)
+
+
+def export(job: ExportJob, report: Report) -> Exported:
+    """Write head.onnx, and hold it and model.onnx against what is served.
+
+    Raises: ExportError: a file's answers differ from those that are served, by more than fp32 explains.
+    """
+    del report
+    identity = _prepared(job.backbone).identity
+    metadata = head_metadata(
+        task=job.task,
+        version=job.version,
+        kind=job.head.kind,
+        labels=job.head.labels,
+        identity=identity,
+    )
+    head = head_onnx(job.head, metadata=metadata)
+    fitted = job.head.predict(job.embeddings)
+    parity = {"head": check_parity(head, job.embeddings, fitted, scale=job.spread)}
+    decoded = [_decode(image, job.backbone, job.max_pixels) for image in job.images]
+    images = [image for image in decoded if isinstance(image, DecodedImage)]
+    if images:
+        pixels = np.stack([image.pixels for image in images])
+        served = HeadSession(head, identity.digest).run(_vectors(images, job.backbone))
+        model = model_onnx(_prepared(job.backbone).onnx_path, head)
+        # The file computes in fp32: what a server at bf16 differs by is reported.
+        tolerance = TOLERANCE if identity.precision == "fp32" else math.inf
+        parity["model"] = check_parity(model, pixels, served, scale=job.spread, tolerance=tolerance)
+    return Exported(head=head, parity=parity)
+
+
+def judge(job: JudgeJob, report: Report) -> Judged:
+    """Whether a new version answers better than an old one."""
+    del report
+    old = job.old_scores
+    if job.old_labels != job.labels:  # classes have come or gone since
+        old = align_scores(old, job.old_labels, job.labels)
+    measured = compare(job.kind, job.targets, job.scores, old)
+    return Judged(**{field: getattr(measured, field) for field in Judged.__dataclass_fields__})
+
+
+@functools.cache
+def _prepared(job: BackboneJob) -> PreparedBackbone:
+    return prepare_backbone(job.config, job.cache_dir)
+
+
+@functools.cache
+def _runtime(job: BackboneJob) -> Runtime:
+    prepared = _prepared(job)
+    runtime = open_runtime(prepared)
+    check_reference(runtime, prepared)
+    return runtime
+
+
+def _decode(data: bytes, backbone: BackboneJob, max_pixels: int) -> DecodedImage | PolyheadError:
+    try:
+        return decode_image(data, _prepared(backbone).identity.preprocessing, max_pixels=max_pixels)
+    except PolyheadError as error:
+        return error
+
+
+def _vectors(images: list[DecodedImage], backbone: BackboneJob) -> FloatArray:
+    """(N, D) embeddings."""
+    if not images:
+        return np.empty((0, 0), dtype=np.float32)
+    return _runtime(backbone).run(np.stack([image.pixels for image in images]))["embedding"]
+
+
+def _embedded(data: bytes, image: DecodedImage, vector: FloatArray) -> Embedded:
+    return Embedded(
+        digest=hashlib.sha256(data).hexdigest(),
+        media_type=image.media_type,
+        width=image.width,
+        height=image.height,
+        perceptual_hash=perceptual_hash(image.pixels),
+        embedding=vector.astype("<f4").tobytes(),
+    )

@@ -1,0 +1,164 @@
+"""One training, with all the input and output around the fit: rows in, a published version out."""
+
+import hashlib
+import io
+from dataclasses import dataclass
+
+import numpy as np
+
+from models.dataset import Dataset
+from models.losses import losses
+from service.errors import StrategyNotAvailable
+from service.store.keys import head_key, predictions_key
+from service.store.records import NewVersion, Run
+from service.trainer.gathering import Snapshot, dataset_of, embeddings_of, sample_images, take_snapshot
+from service.trainer.jobs import EXPORT, FIT, JUDGE, Exported, ExportJob, FitJob, Fitted
+from service.trainer.lease import Lease
+from service.trainer.policy import Decision, Evaluated, decide
+from service.trainer.workbench import Phases, Workbench
+
+PARITY_EMBEDDINGS = 256  # of the task's own, on which the exported head must answer as it was fitted
+PARITY_IMAGES = 2  # on which model.onnx must answer as the server does
+
+
+def train(run: Run, bench: Workbench, lease: Lease) -> None:
+    """Fit a head on a task's examples and make a version of it, which ends the run.
+
+    Raises: UntrainableData, BackboneMismatch, ExportError, RunFailed: the run has failed.
+            Interrupted, LostLease, UnknownTask: it is to be left.
+    """
+    if run.strategy != "head":
+        raise StrategyNotAvailable(str(run.strategy))
+    bench.check_backbone(run)
+    training = _Training(run=run, bench=bench, lease=lease, phases=Phases(lease))
+    snapshot = training.load()
+    dataset = training.embed(snapshot)
+    fitted = training.fit(snapshot, dataset)
+    exported = training.export(snapshot, dataset, fitted)
+    training.publish(snapshot, dataset, fitted, exported)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Training:
+    """The phases of one run, in the order of its methods."""
+
+    run: Run
+    bench: Workbench
+    lease: Lease
+    phases: Phases
+
+    def load(self) -> Snapshot:
+        with self.phases.phase("loading"):
+            snapshot = take_snapshot(self.bench.store, self.run.task_id)
+            snapshot.check_trainable(self.bench.settings.min_examples_per_class)
+            return snapshot
+
+    def embed(self, snapshot: Snapshot) -> Dataset:
+        with self.phases.phase("embedding") as report:
+            return dataset_of(snapshot, embeddings_of(snapshot, self.bench, report=report, lease=self.lease))
+
+    def fit(self, snapshot: Snapshot, dataset: Dataset) -> Fitted:
+        """Fit, and give the examples that had no split theirs, which stays."""
+        job = FitJob(
+            dataset=dataset,
+            options=self.run.options,
+            total_backbone_parameters=self.bench.identity.total_parameters,
+            min_examples_per_class=self.bench.settings.min_examples_per_class,
+        )
+        with self.phases.phase("fitting") as report:
+            fitted = self.bench.call(FIT, job, report=report, lease=self.lease)
+        if fitted.splits is not None:
+            known = zip(dataset.ids, fitted.splits, dataset.splits, strict=True)
+            new = {id_: split for id_, split, before in known if before is None}
+            self.bench.store.examples.assign_splits(snapshot.task, new)
+        return fitted
+
+    def export(self, snapshot: Snapshot, dataset: Dataset, fitted: Fitted) -> Exported:
+        with self.phases.phase("exporting") as report:
+            job = ExportJob(
+                backbone=self.bench.backbone,
+                head=fitted.head,
+                task=snapshot.task.name,
+                version=self.bench.store.runs.reserve_version(self.run.id, self.run.attempt),
+                embeddings=dataset.embeddings[:PARITY_EMBEDDINGS],
+                images=tuple(sample_images(self.bench.store, snapshot, PARITY_IMAGES)),
+                max_pixels=self.bench.settings.max_image_pixels,
+                spread=float(dataset.targets.std()) if dataset.kind == "regression" else 1.0,
+            )
+            return self.bench.call(EXPORT, job, report=report, lease=self.lease)
+
+    def publish(self, snapshot: Snapshot, dataset: Dataset, fitted: Fitted, exported: Exported) -> None:
+        """Make the files durable, then the row; only that makes them a version."""
+        store, task = self.bench.store, snapshot.task
+        predictions = _predictions(dataset, fitted)
+        head_digest, predictions_digest = (
+            hashlib.sha256(data).hexdigest() for data in (exported.head, predictions)
+        )
+        with self.phases.phase("publishing"):
+            decision = self._decide(snapshot, dataset, fitted)
+            store.blobs.put_new(head_key(task, head_digest), exported.head)
+            store.blobs.put_new(predictions_key(task, predictions_digest), predictions)
+        seconds = self.phases.seconds
+        version = NewVersion(
+            strategy="head",
+            kind=task.kind,
+            labels=fitted.head.labels,
+            threshold=fitted.threshold,
+            options=self.run.options,
+            seed=fitted.seed,
+            data_revision=task.data_revision,
+            split_digest=fitted.split_digest,
+            evaluation=fitted.evaluation,
+            fitted_on=fitted.fitted_on,
+            metrics=fitted.metrics,
+            history=fitted.history,
+            decision=fitted.decision | {"parity": exported.parity, "seconds": seconds},
+            backbone_digest=self.bench.identity.digest,
+            trainable_parameters=fitted.trainable_parameters,
+            total_parameters=fitted.total_parameters,
+            shares_backbone=True,
+            head_digest=head_digest,
+            head_key=head_key(task, head_digest),
+            head_bytes=len(exported.head),
+            predictions_key=predictions_key(task, predictions_digest),
+        )
+        self.lease.check()
+        store.runs.publish(
+            self.run.id,
+            self.run.attempt,
+            version,
+            publish=decision.publish,
+            reason=decision.reason,
+            seen_production=decision.production,
+        )
+
+    def _decide(self, snapshot: Snapshot, dataset: Dataset, fitted: Fitted) -> Decision:
+        return decide(
+            self.run.publish,
+            store=self.bench.store,
+            task=snapshot.task,
+            backbone_digest=self.bench.identity.digest,
+            dataset=dataset,
+            new=Evaluated(
+                ids=fitted.evaluated_ids, labels=fitted.head.labels, scores=fitted.evaluated_scores
+            ),
+            judge=lambda job: self.bench.call(JUDGE, job, report=self.lease.tell, lease=self.lease),
+        )
+
+
+def _predictions(dataset: Dataset, fitted: Fitted) -> bytes:
+    """What the version answered to each evaluated example, as npz.
+
+    ids (M,) text, scores (M, C) float32, targets as in Dataset, losses (M,) float64.
+    """
+    row_of = {id_: row for row, id_ in enumerate(dataset.ids)}
+    targets = dataset.targets[[row_of[id_] for id_ in fitted.evaluated_ids]]
+    buffer = io.BytesIO()
+    np.savez(
+        buffer,
+        ids=np.array(fitted.evaluated_ids),
+        scores=fitted.evaluated_scores,
+        targets=targets,
+        losses=losses(dataset.kind, targets, fitted.evaluated_scores).astype(np.float64),
+    )
+    return buffer.getvalue()

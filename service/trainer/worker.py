@@ -1,0 +1,147 @@
+"""The trainer: claims runs one after another, carries each out under its lease, and says how it ended."""
+
+import threading
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import structlog
+
+from models.errors import PolyheadError
+from service.errors import LostLease, NotReady, StoreUnavailable, UnknownTask
+from service.schemas.problems import describe
+from service.settings import Settings
+from service.store import Store, open_store
+from service.store.keys import task_prefix
+from service.store.records import Run
+from service.trainer.child import Child, ChildCrashed
+from service.trainer.importer import import_archive
+from service.trainer.jobs import IDENTIFY, WARM, BackboneJob
+from service.trainer.lease import Cancelled, Lease, Stopping
+from service.trainer.training import train
+from service.trainer.workbench import Workbench
+
+MAX_THREADS = 2  # of the trainer's own backbone: it gives way to the server's
+STORE_PAUSE_S = 2.0  # after the store was out of reach
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """How a run is to be ended."""
+
+    state: Literal["succeeded", "failed", "cancelled"]
+    result: dict[str, Any] | None = None
+    error: PolyheadError | None = None
+
+
+def run_trainer(settings: Settings, stop: threading.Event) -> None:
+    """Work until `stop`: then the run in work goes back to the queue, and this returns in a second or two.
+
+    Raises: BackboneError: the backbone that the settings name can't be prepared.
+    """
+    store = open_store(settings.resolved_database_url, settings.resolved_blob_url)
+    threads = min(settings.inference_threads or MAX_THREADS, MAX_THREADS)
+    backbone = BackboneJob(
+        config=replace(settings.backbone_config, threads=threads), cache_dir=settings.cache_dir
+    )
+    child = Child(WARM, backbone)
+    try:
+        bench = _open_bench(settings, store, child, backbone, stop)
+        log.info("trainer_ready", backbone=bench.identity.name, digest=bench.identity.digest)
+        while not stop.is_set():
+            run = _claim(bench, stop)
+            if run is None:
+                stop.wait(settings.poll_s)
+            else:
+                work_on(run, bench, stop)
+    except Stopping:
+        pass
+    finally:
+        child.close()
+        store.close()
+
+
+def _open_bench(
+    settings: Settings, store: Store, child: Child, backbone: BackboneJob, stop: threading.Event
+) -> Workbench:
+    """Raises: BackboneError; Stopping."""
+
+    def check() -> None:
+        if stop.is_set():
+            raise Stopping
+
+    identity = child.call(IDENTIFY, backbone, report=lambda _: None, check=check)
+    return Workbench(settings=settings, store=store, child=child, backbone=backbone, identity=identity)
+
+
+def _claim(bench: Workbench, stop: threading.Event) -> Run | None:
+    try:
+        return bench.store.runs.claim(bench.settings.lease_s, bench.settings.max_attempts)
+    except NotReady as error:
+        log.warning("no_claim", reason=str(error))
+        stop.wait(STORE_PAUSE_S)
+        return None
+
+
+def work_on(run: Run, bench: Workbench, stop: threading.Event) -> None:
+    """Carry out a claimed run and end it, whatever happens on the way."""
+    with structlog.contextvars.bound_contextvars(run=run.id, task=run.task_id, attempt=run.attempt):
+        log.info("run_begins", kind=run.kind)
+        try:
+            outcome = _carry_out(run, bench, stop)
+            if outcome is not None:
+                _end(run, bench, outcome)
+        except (LostLease, UnknownTask, NotReady) as error:
+            # A store that can't be written to can't be told; another attempt follows the end of the lease.
+            log.info("run_dropped", reason=str(error))
+            with suppress(NotReady):
+                _sweep(run, bench.store)
+
+
+def _carry_out(run: Run, bench: Workbench, stop: threading.Event) -> Outcome | None:
+    """Returns: how to end the run; None where that is done.
+
+    Raises: LostLease, UnknownTask, StoreUnavailable: it is not this trainer's to end.
+    """
+    try:
+        with Lease(bench.store, run, lease_s=bench.settings.lease_s, stop=stop) as lease:
+            if run.kind == "import":
+                return Outcome(state="succeeded", result=import_archive(run, bench, lease))
+            train(run, bench, lease)
+            return None
+    except Stopping:
+        log.info("run_released")
+        bench.store.runs.release(run.id, run.attempt)
+        return None
+    except (LostLease, UnknownTask, StoreUnavailable):
+        raise
+    except Exception as error:  # noqa: BLE001 - a run that nobody ends would be tried again
+        return _outcome_of(error)
+
+
+def _outcome_of(error: Exception) -> Outcome:
+    if isinstance(error, Cancelled):
+        return Outcome(state="cancelled", result=error.result)
+    if isinstance(error, PolyheadError):
+        log.info("run_failed", reason=str(error))
+        return Outcome(state="failed", error=error)
+    log.error("run_failed", trace=str(error) if isinstance(error, ChildCrashed) else None, exc_info=error)
+    unforeseen = PolyheadError("the run failed inside the service; the trainer's log says why")
+    return Outcome(state="failed", error=unforeseen)
+
+
+def _end(run: Run, bench: Workbench, outcome: Outcome) -> None:
+    error = describe(outcome.error).to_json() if outcome.error else None
+    bench.store.runs.finish(run.id, run.attempt, outcome.state, result=outcome.result, error=error)
+    if run.kind == "import":
+        bench.store.blobs.delete(run.options["archive"])
+
+
+def _sweep(run: Run, store: Store) -> None:
+    """Delete what was written under a task after its deletion had swept."""
+    try:
+        store.tasks.get_by_id(run.task_id)
+    except UnknownTask:
+        store.blobs.delete_prefix(task_prefix(run.tenant, run.task_id))

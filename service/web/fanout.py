@@ -1,0 +1,67 @@
+"""Many tasks, the same images: one pass through the backbone, then every head."""
+
+from collections.abc import Sequence
+
+from fastapi import Request
+
+from models.errors import PolyheadError
+from service.errors import InvalidField, UnsupportedContentType
+from service.schemas.predictions import MAX_TASKS, FanOutBody, FanOutResult
+from service.schemas.problems import describe, pointer_to
+from service.settings import Settings
+from service.store.records import Resolved
+from service.web.bodies import is_json, media_type
+from service.web.images import ImageRequest, read_images
+from service.web.parts import Parts
+from service.web.predicting import Decoded, Shape, head_of, predictions
+from service.web.problems import EveryItemFailed
+
+
+async def read_fan_out(request: Request, settings: Settings) -> tuple[list[str], ImageRequest[FanOutBody]]:
+    """The tasks, each once, and the images of a request.
+
+    Raises: as `read_images`; InvalidField: no task is named, or too many are.
+    """
+    if not is_json(request) and media_type(request) != "multipart/form-data":
+        raise UnsupportedContentType(media_type(request))
+    read = await read_images(request, settings, FanOutBody, fields=frozenset({"tasks"}))
+    said = read.fields.get("tasks", []) if read.options is None else read.options.tasks
+    tasks = list(dict.fromkeys(said))
+    if not 0 < len(tasks) <= MAX_TASKS:
+        raise InvalidField(f"name 1 to {MAX_TASKS} tasks", pointer="/tasks")
+    return tasks, read
+
+
+async def fan_out(
+    parts: Parts,
+    tasks: Sequence[str],
+    resolved: Sequence[Resolved | PolyheadError],
+    images: Decoded,
+    shape: Shape,
+) -> list[FanOutResult]:
+    """One result for each task, in order.
+
+    Raises: EveryItemFailed: of the tasks; Overloaded, DeadlineExceeded, WorkerFailed.
+    """
+    known = [version for version in resolved if isinstance(version, Resolved)]
+    heads = [head_of(version) for version in known]
+    outputs = iter((await parts.engine.submit(images.pixels, heads)).outputs if heads else ())
+    results, failures = list[FanOutResult](), list[tuple[str, PolyheadError]]()
+    for index, (task, version) in enumerate(zip(tasks, resolved, strict=True)):
+        answer = next(outputs) if isinstance(version, Resolved) else version
+        if isinstance(answer, PolyheadError):
+            failures.append((pointer_to("tasks", index), answer))
+            results.append(
+                FanOutResult(task=task, error=describe(answer, pointer=pointer_to("tasks", index)))
+            )
+        else:
+            assert isinstance(version, Resolved)
+            made = predictions(version, images, answer, shape)
+            results.append(FanOutResult(task=task, version=version.version, predictions=made))
+    if len(failures) == len(results):
+        raise EveryItemFailed(failures)
+    return results
+
+
+def status_of(results: Sequence[FanOutResult], images: Decoded) -> int:
+    return 207 if images.errors or any(result.error for result in results) else 200

@@ -1,0 +1,63 @@
+"""The OpenAPI document: what FastAPI makes of the routes, with our problems and our bodies in it."""
+
+from importlib.metadata import version
+from typing import Any
+
+from fastapi import FastAPI
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from service.schemas.bodies import JSON_MODELS
+from service.schemas.problems import Problem
+from service.web.problems import MEDIA_TYPE
+
+ABOUT: dict[str, Any] = {
+    "title": "Polyhead",
+    "version": version("polyhead"),
+    "summary": "One frozen vision backbone, many task heads.",
+    "license_info": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+    "openapi_tags": [
+        {"name": "tasks", "description": "What an app has registered to be taught."},
+        {"name": "examples", "description": "The images that a task is taught with."},
+        {"name": "runs", "description": "Trainings and imports."},
+        {"name": "versions", "description": "Trained heads, their evidence and their files."},
+        {"name": "aliases", "description": "Which version is served."},
+        {"name": "predictions", "description": "Answers about images."},
+        {"name": "embeddings", "description": "Images as vectors."},
+        {"name": "backbone", "description": "The network that all heads share."},
+        {"name": "probes", "description": "For machines."},
+    ],
+}
+_REF = "#/components/schemas/{model}"
+_FASTAPIS_OWN = ("HTTPValidationError", "ValidationError")
+_PROBLEM = {"content": {MEDIA_TYPE: {"schema": {"$ref": _REF.format(model="Problem")}}}}
+
+
+def describe(app: FastAPI) -> None:
+    """Give the app an `openapi` that tells of problems rather than of FastAPI's own errors."""
+    generate = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            _complete(generate())
+        assert app.openapi_schema is not None
+        return app.openapi_schema
+
+    app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way
+
+
+def _complete(document: dict[str, Any]) -> None:
+    models: tuple[type[BaseModel], ...] = (Problem, *JSON_MODELS)
+    _, said = models_json_schema([(model, "validation") for model in models], ref_template=_REF)
+    schemas = document.setdefault("components", {}).setdefault("schemas", {})
+    for name in _FASTAPIS_OWN:
+        schemas.pop(name, None)
+    for name, schema in said["$defs"].items():
+        schemas.setdefault(name, schema)
+    for operations in document["paths"].values():
+        for operation in operations.values():
+            operation["summary"] = operation["operationId"].replace("_", " ").capitalize()
+            answers = operation["responses"]
+            if "HTTPValidationError" in str(answers.get("422")):
+                answers["422"] = {"description": "Problem: `invalid_field`"} | _PROBLEM
+            answers["default"] = {"description": "Any other problem"} | _PROBLEM

@@ -1,0 +1,66 @@
+"""What the routes of one API process work with; made in its lifespan, after the fork."""
+
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from pathlib import Path
+
+from fastapi import FastAPI
+
+from models.identity import BackboneIdentity
+from service.engine import Engine
+from service.settings import Settings
+from service.store import Store
+from service.web.decoding import Decoder
+from service.web.reach import Reach
+from service.web.resolver import Resolver
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    settings: Settings
+    store: Store
+    engine: Engine
+    identity: BackboneIdentity  # of the backbone that this deployment serves
+    backbone_file: Path  # backbone.onnx
+    runtime: str  # what runs the backbone: "openvino" or "torch"
+    decoder: Decoder
+    resolver: Resolver
+    reach: Reach
+
+    @classmethod
+    def assemble(
+        cls,
+        *,
+        settings: Settings,
+        store: Store,
+        engine: Engine,
+        identity: BackboneIdentity,
+        backbone_file: Path,
+        runtime: str,
+    ) -> "Parts":
+        """Make what is this process's own around what it was given; `close` ends that again."""
+        return cls(
+            settings=settings,
+            store=store,
+            engine=engine,
+            identity=identity,
+            backbone_file=backbone_file,
+            runtime=runtime,
+            decoder=Decoder(
+                identity.preprocessing,
+                threads=settings.decode_threads,
+                max_pixels=settings.max_image_pixels,
+                max_pending=settings.max_queued_images,
+            ),
+            resolver=Resolver(store, identity.digest, fresh_s=settings.resolve_cache_s),
+            reach=Reach(store),
+        )
+
+    def close(self) -> None:
+        """Stop the decode threads; the store and the engine belong to the caller."""
+        self.decoder.close()
+
+
+OpenParts = Callable[[FastAPI], AbstractAsyncContextManager[Parts]]
+"""Opened once in each API process, with the app that runs there (its `response_queue_id` is its own)."""

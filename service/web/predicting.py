@@ -1,0 +1,118 @@
+"""Decoding the images of a request and shaping what the heads say of them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from models.arrays import FloatArray, UInt8Array
+from models.errors import PolyheadError
+from service.engine import HeadRef
+from service.schemas.predictions import Prediction, Score
+from service.schemas.problems import describe
+from service.store.records import Resolved
+from service.web.images import ImageRequest, Source, bytes_of
+from service.web.parts import Parts
+from service.web.problems import EveryItemFailed
+
+DEFAULT_TOP_K = 5  # scores of a multiclass prediction; a multilabel one has all
+DEFAULT_THRESHOLD = 0.5  # of a multilabel version that sets none
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """The images of one request: those that decode as one array, the others as errors."""
+
+    pixels: UInt8Array  # (N, H, W, C), of the images at `rows`
+    rows: list[int]  # index in the request of each row of `pixels`
+    errors: dict[int, PolyheadError]  # by index in the request
+    read: ImageRequest[Any]
+
+    @property
+    def count(self) -> int:
+        return len(self.rows) + len(self.errors)
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """How the caller wants predictions."""
+
+    top_k: int | None
+    threshold: float | None
+
+
+async def decode(parts: Parts, read: ImageRequest[Any]) -> Decoded:
+    """Decode every image of a request; a bad one fails alone.
+
+    Raises: EveryItemFailed, Overloaded.
+    """
+
+    def pixels_of(source: Source) -> UInt8Array:
+        return parts.decoder.decode(bytes_of(source)).pixels
+
+    results = await parts.decoder.map(pixels_of, read.sources)
+    errors = {index: result for index, result in enumerate(results) if isinstance(result, PolyheadError)}
+    if len(errors) == len(results):
+        raise EveryItemFailed([(read.pointer(index), error) for index, error in errors.items()])
+    rows = [index for index in range(len(results)) if index not in errors]
+    good = [result for result in results if not isinstance(result, PolyheadError)]
+    return Decoded(np.stack(good), rows, errors, read)
+
+
+def head_of(resolved: Resolved) -> HeadRef:
+    return HeadRef(digest=resolved.head_digest, key=resolved.head_key)
+
+
+def predictions(resolved: Resolved, images: Decoded, outputs: FloatArray, shape: Shape) -> list[Prediction]:
+    """One prediction or error for each image of the request, in its order.
+
+    Args: outputs: (N, C) probabilities or (N, 1) values of the rows of `images`.
+    """
+    made = {
+        index: _prediction(resolved, index, row, shape)
+        for index, row in zip(images.rows, outputs, strict=True)
+    }
+    failed = {
+        index: Prediction(index=index, error=describe(error, pointer=images.read.pointer(index)))
+        for index, error in images.errors.items()
+    }
+    return [(made | failed)[index] for index in range(images.count)]
+
+
+def _prediction(resolved: Resolved, index: int, row: FloatArray, shape: Shape) -> Prediction:
+    match resolved.kind:
+        case "regression":
+            return Prediction(index=index, value=float(row[0]))
+        case "multilabel":
+            return _multilabel(resolved, index, row, shape)
+        case "multiclass":
+            return _multiclass(resolved, index, row, shape)
+
+
+def _multiclass(resolved: Resolved, index: int, row: FloatArray, shape: Shape) -> Prediction:
+    scores = _best_first(resolved.labels, row)
+    best = scores[0]
+    sure = shape.threshold is None or best.score >= shape.threshold
+    return Prediction(
+        index=index,
+        label=best.label if sure else None,
+        score=best.score,
+        scores=scores[: shape.top_k or DEFAULT_TOP_K],
+    )
+
+
+def _multilabel(resolved: Resolved, index: int, row: FloatArray, shape: Shape) -> Prediction:
+    own = DEFAULT_THRESHOLD if resolved.threshold is None else resolved.threshold
+    threshold = own if shape.threshold is None else shape.threshold
+    scores = _best_first(resolved.labels, row)
+    return Prediction(
+        index=index,
+        labels=[score.label for score in scores if score.score >= threshold],
+        scores=scores[: shape.top_k],
+    )
+
+
+def _best_first(labels: Sequence[str], row: FloatArray) -> list[Score]:
+    order = np.argsort(-row, kind="stable")
+    return [Score(label=labels[place], score=float(row[place])) for place in order]
