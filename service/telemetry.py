@@ -20,6 +20,7 @@ import structlog
 CHATTY = ("alembic", "httpx", "httpcore", "litserve", "onnxscript", "torch.onnx", "uvicorn")
 METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 METRICS_PREFIX = "polyhead-metrics-"
+NEW_PREFIX = "polyhead-new-"  # of the same folder until it is held: it might be taken for a leftover
 
 
 def configure_logging(level: str, process: str) -> None:
@@ -90,13 +91,14 @@ def metrics_folder() -> Iterator[Path]:
     for left in Path(tempfile.gettempdir()).glob(f"{METRICS_PREFIX}*"):
         with suppress(OSError), _lock(left):
             shutil.rmtree(left)
-    folder = Path(tempfile.mkdtemp(prefix=METRICS_PREFIX))
-    os.environ[METRICS_FOLDER] = str(folder)
-    try:
-        with _lock(folder):
+    made = Path(tempfile.mkdtemp(prefix=NEW_PREFIX))
+    with _lock(made):
+        folder = made.rename(made.with_name(made.name.replace(NEW_PREFIX, METRICS_PREFIX, 1)))
+        os.environ[METRICS_FOLDER] = str(folder)
+        try:
             yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager

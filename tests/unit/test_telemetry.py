@@ -62,6 +62,39 @@ def test_metrics_are_summed_over_processes_and_a_dead_one_leaves_its_gauges():
     assert python(COUNTING).stdout.split() == ["True", "True", "True", "False", "False"]
 
 
+SWEEPING = """
+import os, tempfile
+from pathlib import Path
+from service.telemetry import METRICS_PREFIX, metrics_folder
+left = Path(tempfile.mkdtemp(prefix=METRICS_PREFIX))
+with metrics_folder() as mine, metrics_folder() as other:
+    print(left.exists(), mine.exists(), other.exists(), oct(mine.stat().st_mode & 0o777))
+print(mine.exists(), other.exists(), os.listdir(tempfile.gettempdir()))
+"""
+
+
+def test_a_server_sweeps_what_a_killed_one_has_left_and_no_living_one_s_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    assert python(SWEEPING).stdout.splitlines() == ["False True True 0o700", "False False []"]
+
+
+def test_a_folder_has_its_name_only_when_it_is_held(tmp_path):
+    """Servers that start and stop beside each other never take one another's new folder for a leftover."""
+    code = """
+from service.telemetry import metrics_folder
+for _ in range(200):
+    with metrics_folder() as folder:
+        (folder / "values.db").write_bytes(b"")
+"""
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    started = [
+        subprocess.Popen([sys.executable, "-c", code], env=environment, stderr=subprocess.PIPE)
+        for _ in range(3)
+    ]
+    assert [(each.communicate()[1], each.returncode) for each in started] == [(b"", 0)] * 3
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_no_metric_has_the_name_of_a_task_or_a_key_as_a_label():
     """A deployment may have a million tasks; per-task counts come from the API."""
     labels = {
