@@ -133,6 +133,13 @@ class TooManyImages(PolyheadError):
         super().__init__(f"the request has more than the {limit} images allowed")
 
 
+class TooManyValues(PolyheadError):
+    """A JSON body of so many values that reading them would take a server's memory."""
+
+    def __init__(self, *, limit: int) -> None:
+        super().__init__(f"the JSON body has more than the {limit} values allowed")
+
+
 class UnsupportedContentType(PolyheadError):
     def __init__(self, content_type: str) -> None:
         super().__init__(f"a body of type {content_type!r} is not read here")
@@ -183,10 +190,6 @@ class RunFailed(PolyheadError):
     """A run that ended for a reason outside its data; the message says which."""
 
 
-class RunTimedOut(PolyheadError):
-    """A run that could not go on."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
     """How one error type appears on the wire."""
@@ -224,6 +227,7 @@ PROBLEMS: dict[type[PolyheadError], Problem] = {
     StaleETag: _problem(412, "stale_etag", "Stale ETag"),
     BodyTooLarge: _problem(413, "body_too_large", "Body too large"),
     TooManyImages: _problem(413, "too_many_images", "Too many images"),
+    TooManyValues: _problem(413, "too_many_values", "Too many values"),
     models.ImageTooLarge: _problem(413, "image_too_large", "Image too large"),
     UnsupportedContentType: _problem(415, "unsupported_content_type", "Unsupported content type"),
     models.UnsupportedImage: _problem(415, "unsupported_image", "Unsupported image type"),
@@ -240,7 +244,6 @@ PROBLEMS: dict[type[PolyheadError], Problem] = {
     models.InvalidHead: _problem(500, "invalid_head", "Invalid head"),
     models.ExportError: _problem(500, "export_error", "Export error"),
     RunFailed: _problem(500, "run_failed", "Run failed"),
-    RunTimedOut: _problem(500, "run_timed_out", "Run timed out"),
     NotReady: _problem(503, "not_ready", "Not ready"),
     StoreUnavailable: _problem(503, "store_unavailable", "Store unavailable"),
     StoreFull: _problem(503, "store_full", "Store full"),

@@ -34,6 +34,7 @@ ITEM_CODES = frozenset(
         "label_conflict",
         "malformed_request",
         "too_many_images",
+        "too_many_values",
         "unknown_label",
         "unsupported_image",
     }

@@ -1,4 +1,8 @@
-"""The size of request bodies: of each, also where it isn't said beforehand, and of all at once."""
+"""The size of request bodies: of each, also where it isn't said beforehand, and of all at once.
+
+Of JSON the number of values, too: a parsed one, and the complaint about one, take hundreds of bytes, so that
+a body of a few megabytes could take a gigabyte.
+"""
 
 import re
 
@@ -6,12 +10,14 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from models.errors import PolyheadError
-from service.errors import BodyTooLarge, Overloaded
+from service.errors import BodyTooLarge, Overloaded, TooManyValues
 from service.settings import Settings
 from service.web.problems import respond
 
 HELD_BODIES = 8  # of the largest size: what one process holds in memory before it refuses more
+MAX_VALUES = 100_000  # of a JSON body: several times what the most images with the most labels have
 
+_VALUES = (b",", b"[", b"{")  # at least one of them for every value but the first; base64 has none
 _UPLOADS = re.compile(r"/v1/tasks/[^/]+/examples")  # the one place that takes archives
 
 
@@ -26,14 +32,16 @@ class BodyLimitMiddleware:
             await self.app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        body = _Counted(receive, self._limit(scope, headers), self._settings.max_request_bytes, self._held)
+        in_memory = self._settings.max_request_bytes
+        counted = _Counted(receive, self._limit(scope, headers), in_memory, self._held)
+        body = _Values(counted) if "json" in headers.get("content-type", "").lower() else counted
         try:
-            body.expect(headers.get("content-length", ""))
+            counted.expect(headers.get("content-length", ""))
             await self.app(scope, body, send)
         except PolyheadError as error:
             await respond(error, instance=scope["path"])(scope, receive, send)
         finally:
-            body.release()
+            counted.release()
 
     def _limit(self, scope: Scope, headers: Headers) -> int:
         plain = self._settings.max_request_bytes
@@ -88,3 +96,20 @@ class _Counted:
             raise Overloaded
         self._held.size += grown - self._own
         self._own = grown
+
+
+class _Values:
+    """A `receive` that stops at the number of values that a JSON body may have."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._seen = 0
+
+    async def __call__(self) -> Message:
+        """Raises: TooManyValues; and as the `receive` within."""
+        message = await self._receive()
+        body = message.get("body", b"")
+        self._seen += sum(body.count(mark) for mark in _VALUES)
+        if self._seen > MAX_VALUES:
+            raise TooManyValues(limit=MAX_VALUES)
+        return message

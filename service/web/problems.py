@@ -27,6 +27,7 @@ from service.schemas.problems import FieldProblem, Problem, describe, pointer_to
 log = structlog.stdlib.get_logger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
+MAX_FIELDS = 100  # that an answer lists of a request in which nearly everything is wrong
 RETRY_AFTER_S = 1  # where an error doesn't say otherwise and a later try may go well
 
 
@@ -158,10 +159,10 @@ def invalid_request(errors: Sequence[Any], *, instance: str | None) -> Problem:
         reason = unparsable.get("ctx", {}).get("error", unparsable["msg"])
         return describe(MalformedRequest(f"the body is not JSON: {reason}"), instance=instance)
     row = PROBLEMS[InvalidField]
-    fields = [_field(error) for error in errors]
+    fields = [_field(error) for error in errors[:MAX_FIELDS]]
     first = fields[0]
     where = first.parameter or first.pointer or "the body"
-    more = f" (and {len(fields) - 1} more)" if len(fields) > 1 else ""
+    more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
     return Problem(
         type=urn(row.code),
         title=row.title,

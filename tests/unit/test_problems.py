@@ -102,6 +102,12 @@ def test_all_that_is_wrong_with_a_body_is_listed():
     assert problem.detail.endswith("(and 2 more)")
 
 
+def test_of_very_much_that_is_wrong_some_is_listed_and_the_rest_counted():
+    problem = invalid_request(errors_of(f'{{"a": 1, "b": {["y"] * 5000}}}'.replace("'", '"')), instance="/x")
+    assert len(problem.errors) == 100
+    assert problem.detail.endswith("(and 4999 more)")
+
+
 def test_what_is_no_json_is_malformed():
     problem = invalid_request(errors_of("{"), instance=None)
     assert (problem.status, problem.code) == (400, "malformed_request")

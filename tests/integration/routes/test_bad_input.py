@@ -226,3 +226,13 @@ def test_a_full_disk_adds_nothing(client, service, unchanged, full_disk):
     known = service.store.tasks.get("default", unchanged)
     blobs = service.settings.data_dir / "blobs/tenants/default/tasks" / known.id
     assert len(list((blobs / "images").glob("*"))) == 8
+
+
+@pytest.mark.parametrize("path", ["/v1/tasks", "/v1/predict", "/v1/embeddings", "/v1/tasks/t/examples"])
+@pytest.mark.parametrize("value", [b"1,", b"[],", b'"":{},', b"[[[["], ids=["lists", "empty", "keys", "deep"])
+def test_a_small_json_body_of_very_many_values_is_413(client, task, path, value):
+    """Each would take hundreds of bytes, and again in the complaint about it."""
+    body = b'{"input": [' + value * 101_000
+    path = path.replace("/t/", f"/{task}/")
+    answer = client.post(path, content=body, headers={"Content-Type": "application/json"})
+    assert (answer.status_code, answer.json()["code"]) == (413, "too_many_values")
