@@ -1,10 +1,9 @@
 """Tasks: what an app has registered to be taught."""
 
 import time
-from typing import Annotated
 
 import structlog
-from fastapi import APIRouter, BackgroundTasks, Depends, Response
+from fastapi import APIRouter, BackgroundTasks, Response
 
 from models.errors import PolyheadError
 from service.errors import ClassInUse, InvalidField, StaleETag, TaskExists, UnknownTask
@@ -21,46 +20,30 @@ router = APIRouter(prefix="/v1/tasks", tags=["tasks"])
 log = structlog.stdlib.get_logger(__name__)
 
 
-class Shown:
-    """Renders tasks with their counts; a single one with its ETag."""
-
-    def __init__(self, parts: Parts, response: Response) -> None:
-        self._parts = parts
-        self._response = response
-
-    def body(self, task: Task) -> TaskBody:
-        return TaskBody.of(task, self._parts.store.tasks.summary(task, self._parts.identity.digest))
-
-    def alone(self, task: Task) -> TaskBody:
-        self._response.headers["ETag"] = etag_of(task.revision)
-        return self.body(task)
-
-
-async def shown_by(parts: PartsDep, response: Response) -> Shown:
-    return Shown(parts, response)
-
-
-ShownDep = Annotated[Shown, Depends(shown_by)]
+def _shown(parts: Parts, task: Task, response: Response) -> TaskBody:
+    """A task with its counts, and its ETag among the headers."""
+    response.headers["ETag"] = etag_of(task.revision)
+    return TaskBody.of(task, parts.store.tasks.summary(task, parts.identity.digest))
 
 
 @router.post("", status_code=201, operation_id="create_task", responses=responses(TaskExists, InvalidField))
-def create(
-    body: CreateTask, parts: PartsDep, tenant: TenantDep, response: Response, shown: ShownDep
-) -> TaskBody:
+def create(body: CreateTask, parts: PartsDep, tenant: TenantDep, response: Response) -> TaskBody:
     """Register a task: its name, and what kind of answer it gives."""
     task = parts.store.tasks.create(
         tenant, body.name, body.kind, body.classes, description=body.description, now=time.time()
     )
     response.headers["Location"] = f"/v1/tasks/{task.name}"
-    return shown.alone(task)
+    return _shown(parts, task, response)
 
 
 @router.get("", operation_id="list_tasks", responses=responses(InvalidField))
 def list_all(
-    parts: PartsDep, tenant: TenantDep, shown: ShownDep, limit: Limit = 50, after: After = None
+    parts: PartsDep, tenant: TenantDep, limit: Limit = 50, after: After = None
 ) -> PageBody[TaskBody]:
     """The tasks, newest first."""
-    return PageBody[TaskBody].of(parts.store.tasks.list(tenant, limit=limit, after=after), shown.body)
+    page = parts.store.tasks.list(tenant, limit=limit, after=after)
+    summaries = parts.store.tasks.summaries(page.data, parts.identity.digest)
+    return PageBody[TaskBody].of(page, lambda task: TaskBody.of(task, summaries[task.id]))
 
 
 @router.get(
@@ -69,11 +52,13 @@ def list_all(
     response_model=TaskBody,
     responses=responses(UnknownTask, also={304: {"description": "Not changed"}}),
 )
-def get(task: TaskDep, shown: ShownDep, if_none_match: IfNoneMatchDep = None) -> TaskBody | Response:
+def get(
+    task: TaskDep, parts: PartsDep, response: Response, if_none_match: IfNoneMatchDep = None
+) -> TaskBody | Response:
     """One task, with how much it holds and whether it needs training."""
     if is_known(if_none_match, task.revision):
         return Response(status_code=304, headers={"ETag": etag_of(task.revision)})
-    return shown.alone(task)
+    return _shown(parts, task, response)
 
 
 @router.patch(
@@ -82,7 +67,7 @@ def get(task: TaskDep, shown: ShownDep, if_none_match: IfNoneMatchDep = None) ->
     responses=responses(UnknownTask, ClassInUse, StaleETag, InvalidField),
 )
 def update(
-    body: UpdateTask, task: TaskDep, parts: PartsDep, if_match: IfMatchDep, shown: ShownDep
+    body: UpdateTask, task: TaskDep, parts: PartsDep, if_match: IfMatchDep, response: Response
 ) -> TaskBody:
     """Change the description or the classes. Published versions keep the labels they were trained with."""
     changed = parts.store.tasks.update(
@@ -95,7 +80,7 @@ def update(
         if_match=if_match.check(task.revision),
         now=time.time(),
     )
-    return shown.alone(changed)
+    return _shown(parts, changed, response)
 
 
 @router.delete(

@@ -1,4 +1,5 @@
 import pytest
+from sqlalchemy import event
 
 from service.errors import (
     ClassInUse,
@@ -162,6 +163,31 @@ def test_a_regression_task_takes_no_classes(store: Store) -> None:
     store.tasks.create(TENANT, "age", "regression", now=1.0)
     with pytest.raises(InvalidField):
         store.tasks.update(TENANT, "age", add_classes=["old"], now=2.0)
+
+
+def test_many_tasks_are_summed_up_in_as_many_statements_as_one(store: Store, task: Task, publish) -> None:
+    tasks = [store.tasks.create(TENANT, f"task-{number}", "multiclass", now=1.0) for number in range(5)]
+    for number, each in enumerate(tasks):
+        items = [new_example(f"{each.name}-{n}", ("cat", "dog")[n % 2]) for n in range(number)]
+        store.examples.add(each, items, backbone_digest=BACKBONE, now=1.0)
+    publish(tasks[3], data_revision=1)
+    publish(tasks[3], data_revision=0, move=False)
+    publish(tasks[4], data_revision=1)
+    store.runs.create(TENANT, new_run(tasks[2]), now=1.0)
+    executed: list[str] = []
+    event.listen(store.database.engine, "before_cursor_execute", lambda *said: executed.append(said[2]))
+    alone = {each.id: store.tasks.summary(each, BACKBONE) for each in tasks}
+    each_alone = len(executed)
+    together = store.tasks.summaries(tasks, BACKBONE)
+    assert together == alone
+    assert len(executed) - each_alone == each_alone / len(tasks)
+    found = [together[each.id] for each in tasks]
+    assert [each.examples for each in found] == [0, 1, 2, 3, 4]
+    assert [each.versions for each in found] == [0, 0, 0, 2, 1]
+    assert [each.production for each in found] == [None, None, None, 1, 1]
+    assert [each.needs_training for each in found] == [False, True, True, True, False]
+    assert [each.active_run is not None for each in found] == [False, False, True, False, False]
+    assert store.tasks.summaries([], BACKBONE) == {}
 
 
 def test_a_summary_counts_what_the_task_holds(store: Store, task: Task, publish) -> None:
