@@ -7,7 +7,7 @@ from models.arrays import BoolArray, FloatArray
 from models.dataset import Targets
 from models.head import Kind
 
-THRESHOLD = 0.5  # of a multilabel answer
+THRESHOLD = 0.5  # of a multilabel answer, where its version sets none
 CERTAIN = 1e-7  # a probability is taken as at least this, so that a loss is finite
 
 

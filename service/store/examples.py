@@ -50,6 +50,21 @@ class Examples:
         with self._database.read() as connection:
             return _one(connection, task, example_id)
 
+    def which_exist(self, task: Task, example_ids: Sequence[str]) -> set[str]:
+        """Those that haven't been deleted, of at most a page of ids."""
+        statement = sa.select(examples.c.id).where(
+            examples.c.task_id == task.id, examples.c.id.in_(example_ids)
+        )
+        with self._database.read() as connection:
+            return set(connection.execute(statement).scalars())
+
+    def splits_in_use(self, task: Task) -> set[SplitName | None]:
+        """The splits of the labelled examples; None among them where some have none yet."""
+        statement = sa.select(examples.c.split).distinct()
+        with self._database.read() as connection:
+            of_labelled = statement.where(examples.c.task_id == task.id, examples.c.labelled)
+            return set(connection.execute(of_labelled).scalars())
+
     def list(
         self,
         task: Task,

@@ -12,15 +12,13 @@ from typing import Any
 import numpy as np
 
 from models.arrays import BoolArray, FloatArray, IntArray
-from service.errors import UnknownExample
+from models.losses import THRESHOLD
 from service.schemas.examples import image_path
 from service.schemas.pages import PageBody
 from service.schemas.versions import Mistake
 from service.store.paging import number_after
 from service.store.records import Task, Version
 from service.web.parts import Parts
-
-DEFAULT_THRESHOLD = 0.5  # of a multilabel version that sets none
 
 Said = str | list[str] | float  # a label, labels or a value
 
@@ -62,7 +60,7 @@ class Evaluated:
         return Miss(self.ids[row], truth, prediction, score, float(self.losses[row]))
 
     def _threshold(self) -> float:
-        return DEFAULT_THRESHOLD if self.version.threshold is None else self.version.threshold
+        return THRESHOLD if self.version.threshold is None else self.version.threshold
 
     def _right(self) -> BoolArray:
         if self.version.kind == "multiclass":
@@ -98,21 +96,17 @@ def mistakes_of(
     """
     evaluated = Evaluated.load(version, parts.store.blobs.get(version.predictions_key))
     start = number_after(after) or 0
-    rows = evaluated.wrong[start : start + limit].tolist()
+    misses = [evaluated.miss(row) for row in evaluated.wrong[start : start + limit].tolist()]
+    known = parts.store.examples.which_exist(task, [miss.example_id for miss in misses])
     more = len(evaluated.wrong) > start + limit
     return PageBody[Mistake](
-        data=[_mistake(parts, task, evaluated.miss(row)) for row in rows],
+        data=[_mistake(task, miss, deleted=miss.example_id not in known) for miss in misses],
         has_more=more,
         next=str(start + limit) if more else None,
     )
 
 
-def _mistake(parts: Parts, task: Task, miss: Miss) -> Mistake:
-    try:
-        parts.store.examples.get(task, miss.example_id)
-        deleted = False
-    except UnknownExample:
-        deleted = True
+def _mistake(task: Task, miss: Miss, *, deleted: bool) -> Mistake:
     return Mistake(
         example=miss.example_id,
         image=None if deleted else image_path(task.name, miss.example_id),

@@ -46,7 +46,7 @@ def plan(parts: Parts, task: Task, body: CreateRun) -> Plan:
 def describe(parts: Parts, planned: Plan) -> RunPlan:
     """What would be done, without doing it."""
     task, summary = planned.task, planned.summary
-    splits = {example.split for example in parts.store.examples.for_training(task)}
+    splits = parts.store.examples.splits_in_use(task)
     evaluation, because = evaluation_rule(task.kind, summary.per_class, summary.labelled, splits)
     return RunPlan(
         task=task.name,

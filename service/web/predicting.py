@@ -8,6 +8,7 @@ import numpy as np
 
 from models.arrays import FloatArray, UInt8Array
 from models.errors import PolyheadError
+from models.losses import THRESHOLD
 from service.engine import HeadRef
 from service.schemas.predictions import Prediction, Score
 from service.schemas.problems import describe
@@ -17,7 +18,6 @@ from service.web.parts import Parts
 from service.web.problems import EveryItemFailed
 
 DEFAULT_TOP_K = 5  # scores of a multiclass prediction; a multilabel one has all
-DEFAULT_THRESHOLD = 0.5  # of a multilabel version that sets none
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +103,7 @@ def _multiclass(resolved: Resolved, index: int, row: FloatArray, shape: Shape) -
 
 
 def _multilabel(resolved: Resolved, index: int, row: FloatArray, shape: Shape) -> Prediction:
-    own = DEFAULT_THRESHOLD if resolved.threshold is None else resolved.threshold
+    own = THRESHOLD if resolved.threshold is None else resolved.threshold
     threshold = own if shape.threshold is None else shape.threshold
     scores = _best_first(resolved.labels, row)
     return Prediction(

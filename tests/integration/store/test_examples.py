@@ -290,3 +290,18 @@ def test_an_assigned_split_stays(store: Store, task: Task) -> None:
     assigned = store.examples.get(task, free.id)
     assert (assigned.split, assigned.split_by_user) == ("validation", False)
     assert revision(store, task) == before, "assigning is part of a training, not new data for it"
+
+
+def test_which_of_some_examples_are_there_still(store: Store, task: Task) -> None:
+    ids = [result.example_id for result in add(store, task, new_example("a"), new_example("b"))]
+    store.examples.delete(task, ids[0])
+    assert store.examples.which_exist(task, [*ids, "ex_none"]) == {ids[1]}
+    assert store.examples.which_exist(task, []) == set()
+
+
+def test_the_splits_in_use_are_those_of_labelled_examples(store: Store, task: Task) -> None:
+    assert store.examples.splits_in_use(task) == set()
+    add(store, task, new_example("a", "cat", split="test"), new_example("b", split="train"))
+    assert store.examples.splits_in_use(task) == {"test"}
+    add(store, task, new_example("c", "cat"))
+    assert store.examples.splits_in_use(task) == {"test", None}
