@@ -56,11 +56,6 @@ class Versions:
             number: int | None = connection.execute(statement).scalar_one_or_none()
         return number
 
-    def resolve(self, task: Task, number: int, backbone_digest: str) -> Resolved:
-        """Raises: UnknownVersion; BackboneMismatch for one that this backbone can't serve."""
-        with self._database.read() as connection:
-            return resolve_version(connection, task, number, backbone_digest)
-
 
 def find_version(connection: Connection, task: Task, number: int) -> RowMapping:
     """Raises: UnknownVersion."""

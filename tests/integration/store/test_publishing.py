@@ -3,7 +3,6 @@ from dataclasses import asdict
 
 import pytest
 
-from models.errors import BackboneMismatch
 from service.errors import InvalidField, UnknownVersion
 from service.store import Store
 from service.store.records import PRODUCTION, Task
@@ -141,10 +140,3 @@ def test_an_equal_version_is_found_whatever_the_order_of_its_options(
     assert store.versions.find_equal(task, "head", equal | {"a": 2}, 4, BACKBONE) is None
     assert store.versions.find_equal(task, "lora", equal, 4, BACKBONE) is None
     assert store.versions.find_equal(task, "head", equal, 4, OTHER_BACKBONE) is None
-
-
-def test_a_version_is_resolved_for_its_own_backbone_only(store: Store, task: Task, publish) -> None:
-    publish(task)
-    assert store.versions.resolve(task, 1, BACKBONE).head_key == "heads/e.onnx"
-    with pytest.raises(BackboneMismatch):
-        store.versions.resolve(task, 1, OTHER_BACKBONE)
