@@ -107,6 +107,8 @@ def results(run: RunDep, parts: PartsDep, limit: Limit = 50, after: After = None
 async def cancel(run: RunDep, parts: PartsDep, wait: WaitDep) -> Response:
     """End a run: at once if it is queued, else as soon as its trainer hears of it."""
     asked = await anyio.to_thread.run_sync(parts.store.runs.cancel, run.tenant, run.id)
+    if asked.state in TERMINAL_STATES:  # no trainer has seen it, so none will tidy up after it
+        await anyio.to_thread.run_sync(parts.store.discard_archive, asked)
     return answer_run(await ended(parts, asked, wait), wait)
 
 

@@ -4,7 +4,7 @@ A claim is a lease on the database's clock and a number, the attempt, that grows
 trainer writes later is conditional on its attempt, so that one that was stopped and woken changes nothing.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Literal
 
@@ -23,24 +23,24 @@ class Claims:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def claim(self, lease_s: float, max_attempts: int) -> Run | None:
+    def claim(
+        self, lease_s: float, max_attempts: int, *, ended: Callable[[Run], None] = lambda _: None
+    ) -> Run | None:
         """The oldest run that is queued, or whose trainer fell silent; it is the caller's for `lease_s`.
 
         One whose attempts are used up fails, one that was to be cancelled is, and the next is looked at.
+
+        Args: ended: told each run that has ended so.
         """
         with self._database.read() as connection:  # an idle poll takes no lock
             if connection.execute(_claimable()).first() is None:
                 return None
+        given_up: list[Run] = []
         with self._database.write() as connection:
-            while (row := connection.execute(_claiming(lease_s)).mappings().one_or_none()) is not None:
-                if row["cancel_requested"]:
-                    _end(connection, row["id"], "cancelled")
-                elif row["attempt"] - row["released"] > max_attempts:
-                    _end(connection, row["id"], "failed", error=_interrupted(max_attempts))
-                else:
-                    append_state(connection, row["id"])
-                    return read_run(connection, row["id"])
-        return None
+            claimed = _claim_next(connection, lease_s, max_attempts, given_up)
+        for run in given_up:
+            ended(run)
+        return claimed
 
     def heartbeat(
         self, run_id: str, attempt: int, lease_s: float, progress: Mapping[str, Any] | None = None
@@ -73,10 +73,11 @@ class Claims:
             _hold(connection, run_id, attempt)
             _end(connection, run_id, state, result=result, error=error)
 
-    def release(self, run_id: str, attempt: int) -> None:
+    def release(self, run_id: str, attempt: int) -> Run:
         """Give the run back in good order: the next claim goes on, and this attempt doesn't count.
 
-        Raises: LostLease.
+        Returns: the run, queued, or cancelled where that was asked for meanwhile.
+        Raises:  LostLease.
         """
         with self._database.write() as connection:
             back = {"state": "queued", "lease_until": None, "released": runs.c.released + 1}
@@ -84,6 +85,7 @@ class Claims:
                 _end(connection, run_id, "cancelled")
             else:
                 append_state(connection, run_id)
+            return read_run(connection, run_id)
 
     def reserve_version(self, run_id: str, attempt: int) -> int:
         """The number that this run's version will have; the same again after a crash, never another run's.
@@ -164,6 +166,20 @@ def _claiming(lease_s: float) -> sa.sql.dml.ReturningUpdate[Any]:
         )
         .returning(runs.c.id, runs.c.attempt, runs.c.released, runs.c.cancel_requested)
     )
+
+
+def _claim_next(connection: Connection, lease_s: float, max_attempts: int, given_up: list[Run]) -> Run | None:
+    """Claim a run that may go on; those that end instead are added to `given_up`."""
+    while (row := connection.execute(_claiming(lease_s)).mappings().one_or_none()) is not None:
+        if row["cancel_requested"]:
+            _end(connection, row["id"], "cancelled")
+        elif row["attempt"] - row["released"] > max_attempts:
+            _end(connection, row["id"], "failed", error=_interrupted(max_attempts))
+        else:
+            append_state(connection, row["id"])
+            return read_run(connection, row["id"])
+        given_up.append(read_run(connection, row["id"]))
+    return None
 
 
 def _hold(connection: Connection, run_id: str, attempt: int, **values: Any) -> sa.Row[Any]:

@@ -2,15 +2,21 @@
 
 from dataclasses import dataclass
 
+import structlog
+
+from service.errors import StoreUnavailable
 from service.store.aliases import Aliases
 from service.store.blobs import Blobs
 from service.store.database import Database
 from service.store.embeddings import Embeddings
 from service.store.examples import Examples
 from service.store.idempotency import Idempotency
+from service.store.records import Run
 from service.store.runs import Runs
 from service.store.tasks import Tasks
 from service.store.versions import Versions
+
+log = structlog.stdlib.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +32,18 @@ class Store:
     versions: Versions
     aliases: Aliases
     idempotency: Idempotency
+
+    def discard_archive(self, run: Run) -> None:
+        """Delete the archive of a run that has ended, if it was an import's.
+
+        It is only space, so that a store out of reach is a line in the log and not the caller's failure.
+        """
+        if run.kind != "import":
+            return
+        try:
+            self.blobs.delete(run.options["archive"])
+        except StoreUnavailable as error:
+            log.warning("an archive is left over", run=run.id, reason=str(error))
 
     def ping(self) -> None:
         """Raises: StoreUnavailable when the database or the blobs are out of reach."""

@@ -13,7 +13,7 @@ from service.schemas.problems import describe
 from service.settings import Settings
 from service.store import Store, open_store
 from service.store.keys import task_prefix
-from service.store.records import Run
+from service.store.records import TERMINAL_STATES, Run
 from service.trainer.child import Child, ChildCrashed
 from service.trainer.importer import import_archive
 from service.trainer.jobs import IDENTIFY, WARM, BackboneJob
@@ -78,7 +78,9 @@ def _open_bench(
 
 def _claim(bench: Workbench, stop: threading.Event) -> Run | None:
     try:
-        return bench.store.runs.claim(bench.settings.lease_s, bench.settings.max_attempts)
+        return bench.store.runs.claim(
+            bench.settings.lease_s, bench.settings.max_attempts, ended=bench.store.discard_archive
+        )
     except NotReady as error:
         log.warning("no_claim", reason=str(error))
         stop.wait(STORE_PAUSE_S)
@@ -113,7 +115,8 @@ def _carry_out(run: Run, bench: Workbench, stop: threading.Event) -> Outcome | N
             return None
     except Stopping:
         log.info("run_released")
-        bench.store.runs.release(run.id, run.attempt)
+        if bench.store.runs.release(run.id, run.attempt).state in TERMINAL_STATES:
+            bench.store.discard_archive(run)
         return None
     except (LostLease, UnknownTask, StoreUnavailable):
         raise
@@ -135,8 +138,7 @@ def _outcome_of(error: Exception) -> Outcome:
 def _end(run: Run, bench: Workbench, outcome: Outcome) -> None:
     error = describe(outcome.error).to_json() if outcome.error else None
     bench.store.runs.finish(run.id, run.attempt, outcome.state, result=outcome.result, error=error)
-    if run.kind == "import":
-        bench.store.blobs.delete(run.options["archive"])
+    bench.store.discard_archive(run)
 
 
 def _sweep(run: Run, store: Store) -> None:

@@ -42,15 +42,28 @@ def test_an_archive_is_imported_by_a_run(client, service, task):
     assert summary(client, task)["per_class"] == {"blue": 1, "red": 1}
 
 
+def archives_of(service, task):
+    known = service.store.tasks.get("default", task)
+    imports = service.settings.data_dir / "blobs/tenants/default/tasks" / known.id / "imports"
+    return list(imports.iterdir()) if imports.exists() else []
+
+
+def test_an_import_that_is_cancelled_in_the_queue_takes_its_archive_along(client, service, task):
+    data = archive(**{"red/a.jpg": photo("red", 0)})
+    answer = client.post(f"/v1/tasks/{task}/examples", files={"archive": ("a.zip", data)})
+    assert len(archives_of(service, task)) == 1
+    cancelled = client.post(f"{answer.headers['Location']}/cancel")
+    assert (cancelled.status_code, cancelled.json()["state"]) == (200, "cancelled")
+    assert archives_of(service, task) == []
+
+
 def test_an_archive_waits_for_no_other_run_and_leaves_nothing(client, service, taught):
     run = client.post(f"/v1/tasks/{taught}/runs", json={}).json()
     answer = client.post(
         f"/v1/tasks/{taught}/examples", files={"archive": ("a.zip", archive(x=photo("red", 0)))}
     )
     assert (answer.status_code, answer.json()["run"]) == (409, run["id"])
-    known = service.store.tasks.get("default", taught)
-    imports = service.settings.data_dir / "blobs/tenants/default/tasks" / known.id / "imports"
-    assert not imports.exists() or not list(imports.iterdir())
+    assert archives_of(service, taught) == []
     client.post(f"/v1/runs/{run['id']}/cancel")
 
 

@@ -206,6 +206,36 @@ def test_the_archive_and_the_scratch_file_are_gone_in_the_end(bench, work):
     assert not list(Path(tempfile.gettempdir()).glob(f"polyhead-{run.id}-*"))
 
 
+def test_an_import_that_is_given_up_takes_its_archive_along(bench):
+    """Its trainers died, so that none of them could tidy up."""
+    task = new_task(bench.store)
+    key = queue_import(bench, task, zipped(FOLDERS), run_id="run_1").options["archive"]
+    assert bench.store.runs.claim(0.01, 1) is not None
+    time.sleep(0.05)
+    assert bench.store.blobs.size(key) > 0
+    assert bench.store.runs.claim(60, 1, ended=bench.store.discard_archive) is None
+    assert bench.store.runs.get(TENANT, "run_1").state == "failed"
+    with pytest.raises(UnknownBlob):
+        bench.store.blobs.size(key)
+
+
+@pytest.mark.parametrize("cancelled", [False, True])
+def test_an_import_given_back_keeps_its_archive_unless_it_was_cancelled(bench, cancelled):
+    task = new_task(bench.store)
+    key = queue_import(bench, task, zipped(FOLDERS), run_id="run_1").options["archive"]
+    run = bench.store.runs.claim(60, 3)
+    stop = threading.Event()
+    stop.set()
+    if cancelled:
+        bench.store.runs.cancel(TENANT, run.id)
+    work_on(run, bench, stop)
+    if not cancelled:
+        assert bench.store.blobs.size(key) > 0
+        return
+    with pytest.raises(UnknownBlob):
+        bench.store.blobs.size(key)
+
+
 def test_an_import_goes_on_after_a_crash(bench, work):
     """What the first attempt added and recorded is neither read again nor called a duplicate."""
     task = new_task(bench.store)
