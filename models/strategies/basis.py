@@ -19,6 +19,7 @@ Reduced = NDArray[np.floating[Any]]  # float32 or float64, as the basis was aske
 EXACT = 2**22  # elements of the examples up to which they are turned in float64
 ROWS = 4096  # standardised at a time, so that a large float32 array needs no float64 copy
 NOTHING = 1e-6  # a feature's spread, of the largest one's, at which it counts as constant
+LEAST_SCALE = 0.3  # of the median spread of the features that vary; see _scale
 FLAT = 1e-10  # a direction's power, of the largest one's, at which it is only rounding
 
 
@@ -27,7 +28,7 @@ class Basis:
     """The map x -> ((x - mean) / scale) @ rotation, and the examples that it was made from."""
 
     mean: Floats  # (D,)
-    scale: Floats  # (D,) standard deviation times sqrt(D): an example's squared norm is 1 on average
+    scale: Floats  # (D,) standard deviation, or _scale's least, times sqrt(D): a squared norm is about 1
     rotation: Floats  # (D, r)
     features: Reduced  # (n, r), the columns orthogonal
     power: Floats  # (r,) squared norms of the columns
@@ -47,8 +48,7 @@ def fit_basis(embeddings: FloatArray, precision: type[np.floating[Any]]) -> Basi
     """Args: embeddings: (n, D) float32, n >= 1; precision: of the features, np.float32 or np.float64."""
     count, width = embeddings.shape
     mean = embeddings.mean(axis=0, dtype=np.float64)
-    spread = _spread(embeddings, mean)
-    scale = np.where(spread > NOTHING * spread.max(initial=0), spread, 1.0) * np.sqrt(width)
+    scale = _scale(_spread(embeddings, mean)) * np.sqrt(width)
     if count <= width:
         standardised = (embeddings - mean) / scale  # (n, D) float64: n <= D, so it is small
         power, left = eigh(standardised @ standardised.T, driver="evd", check_finite=False)
@@ -76,3 +76,16 @@ def _spread(embeddings: FloatArray, mean: Floats) -> Floats:
     for start in range(0, len(embeddings), ROWS):
         squares += np.square(embeddings[start : start + ROWS] - mean).sum(axis=0)
     return np.asarray(np.sqrt(squares / len(embeddings)))
+
+
+def _scale(spread: Floats) -> Floats:
+    """What each feature is divided by: its spread, but for those that hardly vary.
+
+    A feature after a ReLU may be 0 in nearly all examples that a head is fitted on. Divided by that spread,
+    an ordinary value of it counts for thousands of deviations (64,184 were seen, on solar cells), and one
+    such image gets a value far outside all others'.
+    """
+    varies = spread > NOTHING * spread.max(initial=0)
+    if not varies.any():
+        return np.ones_like(spread)
+    return np.where(varies, np.maximum(spread, LEAST_SCALE * np.median(spread[varies])), 1.0)

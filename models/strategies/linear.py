@@ -1,7 +1,7 @@
 """Linear models in a basis: multinomial logistic, independent logistic, ridge; all with an L2 penalty.
 
 The objective is scikit-learn's: a sum over the examples plus strength / 2 times the squared weights, the
-bias free; a test holds both optima together. A nested evaluation is some eighty fits, so each starts from
+bias free; a test holds both optima together. A nested evaluation is some hundred fits, so each starts from
 its stronger neighbour, in coordinates scaled by the curvature there. LogisticRegression on the same basis,
 warm-started, takes 1.3 to 2 times as long, and fits a multilabel task label by label (3 times).
 """

@@ -15,8 +15,9 @@ from models.strategies.basis import Floats, fit_basis
 from models.strategies.imbalance import Weighting, weigh
 from models.strategies.linear import CHOOSING, SERVING, SERVING_FLOAT32, LinearModel, fit_path
 
-STRENGTHS = (10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003)  # per example of squared norm 1; strongest first
-DEFAULT = 3  # STRENGTHS[DEFAULT], where nothing can be judged
+# for examples of squared norm 1, strongest first; at 100, what can't be learned is answered by the mean
+STRENGTHS = (100.0, 30.0, 10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003)
+DEFAULT = 5  # STRENGTHS[DEFAULT], where nothing can be judged
 PATIENCE = 2  # candidates in a row that were worse, after which weaker ones aren't tried
 EXACT = 2**23  # elements of the features up to which the served model is fitted in float64
 

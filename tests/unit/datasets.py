@@ -4,6 +4,7 @@ import numpy as np
 from sklearn.datasets import load_digits
 
 from models.dataset import Dataset
+from models.strategies.basis import LEAST_SCALE
 
 DIGITS = load_digits()
 
@@ -46,3 +47,11 @@ def ink(count=400, **fields):
     """Regression: the ink on the lower half of a scan, from its upper half."""
     upper, lower = DIGITS.data[:count, :32], DIGITS.data[:count, 32:].sum(axis=1)
     return make_dataset("regression", (), upper, lower, **fields)
+
+
+def standardised(embeddings, of=None):
+    """As a fit on `of` does it: by the spread, or by a part of the median one where that is larger."""
+    seen = (embeddings if of is None else of).astype(np.float64)
+    spread = seen.std(axis=0)
+    least = LEAST_SCALE * np.median(spread[spread > 0])
+    return (embeddings - seen.mean(axis=0)) / np.maximum(spread, least) / np.sqrt(seen.shape[1])

@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
-from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
 from models.dataset import SPLITS
@@ -16,7 +15,7 @@ from models.head import LinearHead
 from models.splits import assign_folds
 from models.strategies.head import HeadOptions, fit_head
 from models.strategies.strength import judge_nested
-from tests.unit.datasets import DIGITS, digit_properties, digits, ink, make_dataset
+from tests.unit.datasets import DIGITS, digit_properties, digits, ink, make_dataset, standardised
 
 BACKBONE = 3_000_000
 
@@ -49,8 +48,7 @@ def test_what_is_served_is_fitted_on_train_and_validation():
     dataset = digits(600)
     result = fit(dataset)
     rows = np.array([split != "test" for split in result.splits])
-    scaler = StandardScaler().fit(dataset.embeddings[rows].astype(np.float64))
-    scaled = scaler.transform(dataset.embeddings.astype(np.float64)) / 8
+    scaled = standardised(dataset.embeddings, dataset.embeddings[rows])
     strength = result.decision["strength"]["chosen"]
     model = LogisticRegression(C=1 / strength, tol=1e-8, max_iter=10_000).fit(
         scaled[rows], dataset.targets[rows]
@@ -63,8 +61,7 @@ def test_what_is_scored_has_seen_train_only():
     dataset = digits(600)
     result = fit(dataset)
     train, test = (np.array([split == name for split in result.splits]) for name in ("train", "test"))
-    scaler = StandardScaler().fit(dataset.embeddings[train].astype(np.float64))
-    scaled = scaler.transform(dataset.embeddings.astype(np.float64)) / 8
+    scaled = standardised(dataset.embeddings, dataset.embeddings[train])
     strength = result.decision["strength"]["chosen"]
     model = LogisticRegression(C=1 / strength, tol=1e-8, max_iter=10_000)
     model.fit(scaled[train], dataset.targets[train])
@@ -207,6 +204,13 @@ def test_regression_predicts_in_the_targets_units():
     assert result.metrics["r2"] > 0.2
     assert result.evaluated_scores.mean() == pytest.approx(dataset.targets.mean(), rel=0.1)
     assert result.head.labels == ()
+
+
+def test_values_that_images_dont_tell_are_answered_with_about_their_mean():
+    dataset = replace(ink(400), targets=np.random.default_rng(3).normal(size=400))
+    result = fit(dataset)
+    assert result.metrics["r2"] > -0.1
+    assert result.evaluated_scores.std() < 0.3
 
 
 def test_few_values_are_evaluated_out_of_fold():

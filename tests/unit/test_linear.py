@@ -1,22 +1,18 @@
 """The solvers against scikit-learn's, on the same standardised data."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression, Ridge
-from sklearn.preprocessing import StandardScaler
 
 from models.strategies.basis import fit_basis
 from models.strategies.imbalance import weigh
 from models.strategies.linear import fit_path
-from tests.unit.datasets import digit_properties, digits, ink
+from tests.unit.datasets import digit_properties, digits, ink, standardised
 
 EXACTLY = 1e-13
 CASES = pytest.mark.parametrize("count", [40, 300], ids=["fewer-examples-than-features", "more"])
-
-
-def standardised(dataset):
-    """As the basis does it: an example's squared norm is 1 on average over the features."""
-    return StandardScaler().fit_transform(dataset.embeddings.astype(np.float64)) / 8
 
 
 def head_of(dataset, strength, precision=np.float64, tolerance=EXACTLY):
@@ -34,8 +30,8 @@ def test_the_multinomial_optimum_is_scikit_learns(count, strength):
     dataset = digits(count)
     head, weighting = head_of(dataset, strength)
     model = LogisticRegression(C=1 / strength, tol=1e-8, max_iter=10_000)
-    model.fit(standardised(dataset), dataset.targets, sample_weight=weighting.of(dataset.targets))
-    expected = model.predict_proba(standardised(dataset))
+    model.fit(standardised(dataset.embeddings), dataset.targets, sample_weight=weighting.of(dataset.targets))
+    expected = model.predict_proba(standardised(dataset.embeddings))
     assert head.predict(dataset.embeddings) == pytest.approx(expected, abs=1e-4)
 
 
@@ -43,8 +39,10 @@ def test_two_classes_have_scikit_learns_optimum():
     """It has one weight vector for two classes; two of half the size have half the penalty."""
     dataset = digits(100, classes=2)
     head, _ = head_of(dataset, 0.5)
-    model = LogisticRegression(C=4, tol=1e-8, max_iter=10_000).fit(standardised(dataset), dataset.targets)
-    expected = model.predict_proba(standardised(dataset))
+    model = LogisticRegression(C=4, tol=1e-8, max_iter=10_000).fit(
+        standardised(dataset.embeddings), dataset.targets
+    )
+    expected = model.predict_proba(standardised(dataset.embeddings))
     assert head.predict(dataset.embeddings) == pytest.approx(expected, abs=1e-4)
 
 
@@ -56,8 +54,8 @@ def test_independent_logistic_optima_are_scikit_learns(count):
     for column in range(3):
         model = LogisticRegression(C=1 / 0.3, tol=1e-8, max_iter=10_000)
         weights = weighting.of(dataset.targets)[:, column]
-        model.fit(standardised(dataset), dataset.targets[:, column], sample_weight=weights)
-        expected = model.predict_proba(standardised(dataset))[:, 1]
+        model.fit(standardised(dataset.embeddings), dataset.targets[:, column], sample_weight=weights)
+        expected = model.predict_proba(standardised(dataset.embeddings))[:, 1]
         assert answered[:, column] == pytest.approx(expected, abs=1e-4)
 
 
@@ -65,10 +63,22 @@ def test_independent_logistic_optima_are_scikit_learns(count):
 def test_ridge_is_scikit_learns(count):
     dataset = ink(count)
     head, _ = head_of(dataset, 0.3)
-    features = StandardScaler().fit_transform(dataset.embeddings.astype(np.float64)) / np.sqrt(32)
+    features = standardised(dataset.embeddings)
     expected = Ridge(alpha=0.3).fit(features, dataset.targets).predict(features)
     spread = dataset.targets.std()
     assert head.predict(dataset.embeddings)[:, 0] / spread == pytest.approx(expected / spread, abs=1e-4)
+
+
+def test_a_feature_that_hardly_varied_moves_no_answer_far():
+    """It was 0 in all examples but one, and there next to 0; a new image has an ordinary value."""
+    dataset = ink(200)
+    rare = np.zeros((200, 1), dtype=np.float32)
+    rare[np.argmax(dataset.targets)] = 1e-3
+    widened = replace(dataset, embeddings=np.hstack([dataset.embeddings, rare]))
+    head, _ = head_of(widened, 0.3)
+    before = head.predict(widened.embeddings)[0, 0]
+    widened.embeddings[0, -1] = 8  # scans have 0 to 16
+    assert abs(head.predict(widened.embeddings)[0, 0] - before) < dataset.targets.std()
 
 
 @pytest.mark.parametrize("dataset", [digits(200), digit_properties(200)], ids=["multiclass", "multilabel"])
