@@ -91,7 +91,8 @@ def check_folders(settings: Settings) -> None:
     """Make the folders of the data and the cache, and write to them. Raises: PreflightFailed."""
     for folder in (settings.data_dir, settings.cache_dir):
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            # Users' images are nobody else's on this machine; a folder that is there keeps its own mode.
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             probe = folder / f".writable-{os.getpid()}"
             probe.write_bytes(b"")
             probe.unlink()

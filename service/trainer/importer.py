@@ -5,6 +5,7 @@ that have no recorded result.
 """
 
 import errno
+import os
 import tempfile
 import time
 import unicodedata
@@ -299,15 +300,17 @@ def _limits(bench: Workbench) -> Limits:
 
 @contextmanager
 def scratch_file(run: Run) -> Iterator[Path]:
-    """A path for a run's archive; what an attempt that was killed here has left is removed."""
-    folder = Path(tempfile.gettempdir())
-    for left in folder.glob(f"polyhead-{run.id}-*"):
+    """An empty file for a run's archive; what an attempt that was killed here has left is removed."""
+    prefix = f"polyhead-{run.id}-"
+    for left in Path(tempfile.gettempdir()).glob(f"{prefix}*"):
         left.unlink(missing_ok=True)
-    path = folder / f"polyhead-{run.id}-{run.attempt}"
+    # Made here, under a name that nobody foresees: anyone may put links into this folder.
+    descriptor, name = tempfile.mkstemp(prefix=prefix)
+    os.close(descriptor)
     try:
-        yield path
+        yield Path(name)
     finally:
-        path.unlink(missing_ok=True)
+        Path(name).unlink(missing_ok=True)
 
 
 def _download(store: Store, key: str, path: Path, lease: Lease) -> None:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from service.processes.preflight import check_folders
+from service.settings import Settings
 from tests.servers import clean_environment, free_port
 
 
@@ -134,6 +136,15 @@ def test_a_folder_named_like_our_packages_hides_nothing(tmp_path):
     assert done.returncode == 2
     assert "the wrong package" not in done.stderr
     assert "no_such_network" in done.stderr
+
+
+def test_a_new_data_folder_is_its_owner_s_alone_and_an_old_one_stays_as_it_is(tmp_path):
+    """It holds users' images; what is inside needs no mode of its own."""
+    old = tmp_path / "old"
+    old.mkdir(mode=0o755)
+    for folder in (tmp_path / "new", old):
+        check_folders(Settings(data_dir=folder, cache_dir=tmp_path / "cache"))
+    assert [oct(folder.stat().st_mode & 0o777) for folder in (tmp_path / "new", old)] == ["0o700", "0o755"]
 
 
 def test_migrate_makes_the_database_and_may_be_run_again(tmp_path):

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from service.errors import UnknownBlob, UnknownTask
+from service.store.ids import new_id
 from service.store.records import DEFAULT_TENANT
-from service.trainer.importer import import_archive
+from service.trainer.importer import import_archive, scratch_file
 from service.trainer.lease import Lease
 from service.trainer.worker import work_on
 from tests.integration.trainer.archives import tarred, zipped
@@ -204,6 +205,21 @@ def test_the_archive_and_the_scratch_file_are_gone_in_the_end(bench, work):
     with pytest.raises(UnknownBlob):
         bench.store.blobs.get(run.options["archive"])
     assert not list(Path(tempfile.gettempdir()).glob(f"polyhead-{run.id}-*"))
+
+
+def test_a_scratch_file_is_new_and_its_owner_s_alone(bench, tmp_path):
+    """In a folder where anybody may have put a link, and an attempt that was killed has left its own."""
+    run = queue_import(bench, new_task(bench.store), b"", run_id=new_id("run"))
+    folder, precious = Path(tempfile.gettempdir()), tmp_path / "precious"
+    precious.write_bytes(b"mine")
+    (folder / f"polyhead-{run.id}-0").symlink_to(precious)
+    (folder / f"polyhead-{run.id}-left").write_bytes(b"half an archive")
+    with scratch_file(run) as path:
+        path.write_bytes(b"archive")
+        assert oct(path.stat().st_mode & 0o777) == "0o600"
+        assert list(folder.glob(f"polyhead-{run.id}-*")) == [path]
+    assert not list(folder.glob(f"polyhead-{run.id}-*"))
+    assert precious.read_bytes() == b"mine"
 
 
 def test_an_import_that_is_given_up_takes_its_archive_along(bench):
