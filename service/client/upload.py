@@ -174,6 +174,7 @@ def json_example(one: Loaded) -> Json:
     said = one.photo.labelling
     fields: Json = {
         "image": base64.b64encode(one.data).decode(),
+        "filename": one.photo.name,
         "labels": None if said.labels is None else list(said.labels),
         "value": said.value,
         "group": said.group,

@@ -32,17 +32,16 @@ class Labelling(RequestBody):
 
 class NewExampleBody(Labelling):
     image: ImageText
+    filename: str | None = Field(
+        default=None, max_length=1024, description="Kept and shown, as a form's; never used as a path."
+    )
 
 
 class AddExamples(RequestBody):
     model_config = ConfigDict(
         json_schema_extra={
             "examples": [
-                {
-                    "examples": [
-                        {"image": PIXEL, "label": "armchair", "group": "photo-shoot-7", "split": "train"}
-                    ]
-                }
+                {"examples": [{"image": PIXEL, "filename": "a.jpg", "label": "armchair", "split": "train"}]}
             ]
         },
     )

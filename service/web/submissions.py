@@ -89,8 +89,15 @@ def _from_body(item: NewExampleBody) -> Submitted:
     try:
         labels, value = target_of_body(item)
     except InvalidField as error:  # this image's alone
-        return Submitted(source=item.image, refused=error)
-    return Submitted(source=item.image, labels=labels, value=value, group=item.group, split=item.split)
+        return Submitted(source=item.image, filename=item.filename, refused=error)
+    return Submitted(
+        source=item.image,
+        filename=item.filename,
+        labels=labels,
+        value=value,
+        group=item.group,
+        split=item.split,
+    )
 
 
 def _from_form(form: Form, task: Task) -> Upload:

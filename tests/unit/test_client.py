@@ -303,8 +303,8 @@ def test_photos_labelled_one_by_one_go_as_json(tmp_path):
     with serving(answer) as url, Client(url) as client:
         tally = upload_photos(client, "cells", photos, batch=64, as_json=True, console=quiet())
     assert bodies[0]["examples"] == [
-        {"image": "YS5qcGc=", "value": 1.5, "group": "g", "split": "test"},
-        {"image": "Yi5qcGc=", "labels": []},
+        {"image": "YS5qcGc=", "filename": "a.jpg", "value": 1.5, "group": "g", "split": "test"},
+        {"image": "Yi5qcGc=", "filename": "b.jpg", "labels": []},
     ]
     assert (tally.created, tally.conflicts) == (1, [("b.jpg", "it has another label already, which stays")])
 

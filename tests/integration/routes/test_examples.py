@@ -32,6 +32,25 @@ def test_files_with_a_label_become_examples(client, task):
     assert (example["width"], example["height"], example["media_type"]) == (40, 40, "image/jpeg")
 
 
+def test_an_example_in_json_may_have_a_filename_which_is_only_shown(client, service, task):
+    names = ["a.jpg", "../../etc/passwd", 'b"\r\n\x1b[2J.jpg', None]
+    examples = [
+        {"image": data_uri(photo("red", number)), "filename": name} for number, name in enumerate(names)
+    ]
+    answer = client.post(f"/v1/tasks/{task}/examples", json={"examples": examples})
+    assert answer.status_code == 201
+    added = answer.json()["data"]
+    assert [item["filename"] for item in added] == names
+    shown = [client.get(f"/v1/tasks/{task}/examples/{item['id']}") for item in added]
+    assert [each.json()["filename"] for each in shown] == names
+    for item in added:
+        image = client.get(f"/v1/tasks/{task}/examples/{item['id']}/image")
+        assert image.status_code == 200
+        assert "passwd" not in str(image.headers)
+    long = {"examples": [examples[0] | {"filename": "a" * 1025}]}
+    assert client.post(f"/v1/tasks/{task}/examples", json=long).status_code == 422
+
+
 def test_the_same_bytes_again_are_duplicates(client, task):
     upload(client, task, photo("red", 0), label="red")
     before = summary(client, task)
