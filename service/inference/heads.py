@@ -45,6 +45,7 @@ class HeadCache:
 
     def begin(self, refs: Sequence[HeadRef]) -> None:
         """Start to load the heads that aren't held, beside the backbone's work."""
+        self._collect()
         for ref in refs:
             if ref.digest in self._held:
                 HEAD_CACHE.labels("hit").inc()
@@ -72,6 +73,14 @@ class HeadCache:
                 del self._loading[ref.digest]
         self._hold(ref.digest, head)
         return head
+
+    def _collect(self) -> None:
+        """Take in what has come since nobody waits for it any more; what failed is asked for again."""
+        for digest, (_, load) in list(self._loading.items()):
+            if load.done():
+                del self._loading[digest]
+                if load.exception() is None:
+                    self._hold(digest, load.result())
 
     def _begin(self, ref: HeadRef) -> tuple[float, "Future[Head]"]:
         if ref.digest not in self._loading:

@@ -108,3 +108,24 @@ def test_a_store_that_does_not_answer_delays_a_batch_once_and_is_not_asked_twice
         time.sleep(0.01)
     assert heads.get(A).data == b"A"
     assert shelf.reads == ["a"]
+
+
+def test_a_head_that_came_too_late_is_held_like_any_other_and_a_late_failure_is_forgotten():
+    shelf = Shelf(a=b"A", b=b"B")
+    shelf.open.clear()
+    heads = HeadCache(shelf.fetch, Named, capacity=2, patience_s=0.0)
+    try:
+        for each in (A, B, C):
+            with pytest.raises(StoreUnavailable):
+                heads.get(each)
+    finally:
+        shelf.open.set()
+    end = time.monotonic() + 5
+    while len(heads) < 2 and time.monotonic() < end:
+        time.sleep(0.01)
+        heads.begin([])
+    assert [heads.get(each).data for each in (A, B)] == [b"A", b"B"]
+    assert sorted(shelf.reads) == ["a", "b", "c"]
+    shelf.blobs["c"] = b"C"
+    heads.begin([C])
+    assert heads._loading.keys() == {C.digest}
