@@ -52,8 +52,8 @@ def _text_of(said: Any) -> str:
             return text
     raise PydanticCustomError(
         "image",
-        'an image is a data URI or base64 string, {{"image": …}} or '
-        '{{"type": "image_url", "image_url": {{"url": …}}}}',
+        'an image is a data URI or base64 string, {"image": …} or '
+        '{"type": "image_url", "image_url": {"url": …}}',
     )
 
 

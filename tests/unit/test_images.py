@@ -37,8 +37,8 @@ def test_every_shape_is_reduced_to_its_string(said):
     ],
 )  # fmt: skip
 def test_other_shapes_are_refused(said):
-    with pytest.raises(ValidationError):
-        WithImages(input=said)
+    with pytest.raises(ValidationError, match=r'{"type": "image_url", "image_url": {"url": …}}'):
+        WithImages(input=[said])
 
 
 @given(st.binary(max_size=200))
