@@ -13,7 +13,7 @@ from service.store.checks import check_target, check_text
 from service.store.classes import TaskClasses, set_labels
 from service.store.database import CHUNK, Database
 from service.store.example_rows import read_examples
-from service.store.paging import page_of
+from service.store.paging import id_after, page_of
 from service.store.records import (
     UNSET,
     AddResult,
@@ -85,8 +85,8 @@ class Examples:
         for column, value in wanted.items():
             if value is not None:
                 statement = statement.where(examples.c[column] == value)
-        if after is not None:
-            statement = statement.where(examples.c.id < after)
+        if (last := id_after(after, "ex")) is not None:
+            statement = statement.where(examples.c.id < last)
         with self._database.read() as connection:
             found = read_examples(connection, statement.order_by(examples.c.id.desc()).limit(limit + 1))
         return page_of(found, limit, lambda example: example.id)

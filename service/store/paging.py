@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from service.errors import InvalidField
+from service.store.ids import is_id
 from service.store.records import Page
 
 Item = TypeVar("Item")
@@ -22,3 +23,10 @@ def number_after(after: str | None) -> int | None:
     if not after.isdecimal() or len(after) > 18:
         raise InvalidField("no such cursor", pointer="/after")
     return int(after)
+
+
+def id_after(after: str | None, prefix: str) -> str | None:
+    """Raises: InvalidField for a cursor that was never given out."""
+    if after is not None and not is_id(after, prefix):
+        raise InvalidField("no such cursor", pointer="/after")
+    return after

@@ -10,7 +10,7 @@ from service.errors import RunActive, RunEnded, UnknownRun, UnknownTask
 from service.store.claims import Claims
 from service.store.database import database_clock
 from service.store.ids import new_id
-from service.store.paging import number_after, page_of
+from service.store.paging import id_after, number_after, page_of
 from service.store.records import ACTIVE_STATES, ImportItem, NewRun, Page, Run, RunEvent
 from service.store.run_rows import append_state, read_run, run_of, select_runs
 from service.store.tables import import_items, run_events, runs, tasks
@@ -64,8 +64,8 @@ class Runs(Claims):
         statement = select_runs().where(runs.c.tenant == tenant)
         if task_id is not None:
             statement = statement.where(runs.c.task_id == task_id)
-        if after is not None:
-            statement = statement.where(runs.c.id < after)
+        if (last := id_after(after, "run")) is not None:
+            statement = statement.where(runs.c.id < last)
         with self._database.read() as connection:
             rows = connection.execute(statement.order_by(runs.c.id.desc()).limit(limit + 1)).mappings().all()
         return page_of([run_of(row) for row in rows], limit, lambda run: run.id)

@@ -11,7 +11,7 @@ from service.store.checks import check_label, check_name, check_text
 from service.store.classes import TaskClasses, class_names
 from service.store.database import Database, insert
 from service.store.ids import new_id
-from service.store.paging import page_of
+from service.store.paging import id_after, page_of
 from service.store.records import Kind, Page, Task, TaskSummary
 from service.store.summaries import summaries_of
 from service.store.tables import embeddings, example_labels, examples, tasks
@@ -65,8 +65,8 @@ class Tasks:
 
     def list(self, tenant: str, limit: int, after: str | None = None) -> Page[Task]:
         statement = sa.select(tasks).where(tasks.c.tenant == tenant)
-        if after is not None:
-            statement = statement.where(tasks.c.id < after)
+        if (last := id_after(after, "task")) is not None:
+            statement = statement.where(tasks.c.id < last)
         with self._database.read() as connection:
             rows = connection.execute(statement.order_by(tasks.c.id.desc()).limit(limit + 1)).mappings().all()
             names = class_names(connection, [row["id"] for row in rows])

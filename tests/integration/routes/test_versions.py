@@ -50,7 +50,13 @@ def test_versions_are_paged(client, trained, train):
     ] == [1]
 
 
-@pytest.mark.parametrize("path", ["/v1/tasks/{}/versions", "/v1/tasks/{}/versions/1/mistakes"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1/tasks", "/v1/tasks/{}/examples", "/v1/tasks/{}/runs", "/v1/runs", "/v1/tasks/{}/versions",
+        "/v1/tasks/{}/versions/1/mistakes",
+    ],
+)  # fmt: skip
 def test_a_made_up_cursor_is_refused(client, trained, path):
     answer = client.get(path.format(trained), params={"after": "x"})
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid_field")
