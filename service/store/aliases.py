@@ -91,7 +91,7 @@ class Aliases:
             raise InvalidField("name a version or an alias, not both", pointer="/version")
         with self._database.read() as connection:
             if version is None:
-                name = alias or PRODUCTION
+                name = PRODUCTION if alias is None else alias
                 statement = _behind(tenant, task_name, name, backbone_digest)
                 row = connection.execute(statement).mappings().one_or_none()
                 if row is not None:

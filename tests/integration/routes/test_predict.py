@@ -87,8 +87,11 @@ def test_a_bad_query_is_refused(client, trained, query):
 
 @pytest.mark.parametrize(
     ("query", "code"),
-    [("version=9", "unknown_version"), ("alias=nobody", "unknown_alias"), ("alias=a%00", "unknown_alias")],
-)
+    [
+        ("version=9", "unknown_version"), ("alias=nobody", "unknown_alias"), ("alias=a%00", "unknown_alias"),
+        ("alias=", "unknown_alias"),  # somebody's variable was empty: `production` isn't what they asked for
+    ],
+)  # fmt: skip
 def test_an_unknown_version_or_alias_is_404(client, trained, query, code):
     answer = client.post(f"/v1/tasks/{trained}/predict?{query}", files=files(photo("red", 1)))
     assert (answer.status_code, answer.json()["code"]) == (404, code)
