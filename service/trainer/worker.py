@@ -9,6 +9,7 @@ import structlog
 
 from models.errors import PolyheadError
 from service.errors import LostLease, NotReady, StoreUnavailable, UnknownTask
+from service.metrics import TRAINER_RUNS
 from service.schemas.problems import describe
 from service.settings import Settings
 from service.store import Store, open_store
@@ -112,6 +113,7 @@ def _carry_out(run: Run, bench: Workbench, stop: threading.Event) -> Outcome | N
             if run.kind == "import":
                 return Outcome(state="succeeded", result=import_archive(run, bench, lease))
             train(run, bench, lease)
+            TRAINER_RUNS.labels(run.kind, "succeeded").inc()
             return None
     except Stopping:
         log.info("run_released")
@@ -138,6 +140,7 @@ def _outcome_of(error: Exception) -> Outcome:
 def _end(run: Run, bench: Workbench, outcome: Outcome) -> None:
     error = describe(outcome.error).to_json() if outcome.error else None
     bench.store.runs.finish(run.id, run.attempt, outcome.state, result=outcome.result, error=error)
+    TRAINER_RUNS.labels(run.kind, outcome.state).inc()
     bench.store.discard_archive(run)
 
 

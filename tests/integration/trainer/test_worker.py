@@ -10,11 +10,14 @@ import time
 from contextlib import contextmanager
 
 import pytest
+from prometheus_client import REGISTRY
 
 from service.store.records import DEFAULT_TENANT
 from service.trainer.worker import work_on
 from tests.integration.trainer.tasks import (
+    add,
     add_slow,
+    colours,
     new_task,
     queue_training,
 )
@@ -172,3 +175,19 @@ def test_progress_is_told_as_it_goes(bench, slow):
     assert all(each["total"] == 24 and each["seconds_left"] >= 0 for each in embedding)
     gaps = [b.created_at - a.created_at for a, b in itertools.pairwise(events) if b.event == "progress"]
     assert all(gap > 0.3 for gap in gaps)
+
+
+def test_runs_are_counted_by_how_they_end(bench, work):
+    def counted():
+        ends = ("succeeded", "failed")
+        name = "polyhead_trainer_runs_total"
+        return [REGISTRY.get_sample_value(name, {"kind": "train", "state": end}) or 0 for end in ends]
+
+    before = counted()
+    task = new_task(bench.store, name="empty")
+    queue_training(bench, task)
+    assert work().state == "failed"
+    add(bench, task, colours(4))
+    queue_training(bench, task)
+    assert work().state == "succeeded"
+    assert counted() == [before[0] + 1, before[1] + 1]
