@@ -21,8 +21,8 @@ from filelock import FileLock
 from models.arrays import FloatArray
 from models.errors import BackboneError, ReferenceMismatch
 from models.identity import BackboneConfig, BackboneIdentity
+from models.prepared import PreparedBackbone, Runtime
 from models.reference import RECORDED, recorded_embeddings, reference_pixels
-from models.runtime import PreparedBackbone, Runtime
 from models.weights import find_weights, is_factory, shown_name
 
 __all__ = ["BackboneConfig", "PreparedBackbone", "check_reference", "prepare_backbone"]

@@ -6,9 +6,7 @@ A runtime serves one caller at a time. Importing this loads no torch.
 import ctypes
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -17,36 +15,14 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from models.arrays import FloatArray, UInt8Array
 from models.errors import BackboneError, BackboneMismatch, InvalidHead
-from models.identity import BackboneConfig, BackboneIdentity
+from models.prepared import EMBEDDING, PreparedBackbone, Runtime, check_outputs
 
-EMBEDDING = "embedding"
+__all__ = [
+    "EMBEDDING", "HeadSession", "OpenVinoRuntime", "PreparedBackbone", "Runtime", "check_outputs",
+    "cuda_devices", "open_runtime",
+]  # fmt: skip
+
 _OPENVINO_PRECISION = {"fp32": "f32", "bf16": "bf16"}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PreparedBackbone:
-    """A backbone whose graph lies in the cache, ready to be opened."""
-
-    identity: BackboneIdentity
-    onnx_path: Path  # backbone.onnx
-    config: BackboneConfig
-
-
-class Runtime(Protocol):
-    """Runs one backbone."""
-
-    identity: BackboneIdentity
-    name: str  # "openvino" or "torch", with the device: "openvino cpu"
-
-    def run(self, pixels: UInt8Array, outputs: Sequence[str] = (EMBEDDING,)) -> dict[str, FloatArray]:
-        """Run a batch.
-
-        Args:    pixels: (N, H, W, C) uint8 at the backbone's input size.
-                 outputs: "embedding" and names of stages.
-        Returns: each as float32, with N rows; the caller's to keep.
-        Raises:  BackboneError: an output that the backbone doesn't have, or the device failed.
-        """
-        ...
 
 
 def open_runtime(prepared: PreparedBackbone) -> Runtime:
@@ -126,15 +102,6 @@ class OpenVinoRuntime:
                 f"and this CPU runs {got}; choose the other precision"
             )
         return compiled
-
-
-def check_outputs(identity: BackboneIdentity, outputs: Sequence[str]) -> None:
-    known = (EMBEDDING, *(stage.name for stage in identity.stages))
-    for name in outputs:
-        if name not in known:
-            raise BackboneError(
-                f"backbone {identity.name}: it has no output {name!r}, only {', '.join(known)}"
-            )
 
 
 class HeadSession:

@@ -1,0 +1,48 @@
+"""A backbone that is ready to be opened, and what every runtime that opens one does."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from models.arrays import FloatArray, UInt8Array
+from models.errors import BackboneError
+from models.identity import BackboneConfig, BackboneIdentity
+
+EMBEDDING = "embedding"  # the output that every backbone has
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreparedBackbone:
+    """A backbone whose graph lies in the cache, ready to be opened."""
+
+    identity: BackboneIdentity
+    onnx_path: Path  # backbone.onnx
+    config: BackboneConfig
+
+
+class Runtime(Protocol):
+    """Runs one backbone."""
+
+    identity: BackboneIdentity
+    name: str  # "openvino" or "torch", with the device: "openvino cpu"
+
+    def run(self, pixels: UInt8Array, outputs: Sequence[str] = (EMBEDDING,)) -> dict[str, FloatArray]:
+        """Run a batch.
+
+        Args:    pixels: (N, H, W, C) uint8 at the backbone's input size.
+                 outputs: "embedding" and names of stages.
+        Returns: each as float32, with N rows; the caller's to keep.
+        Raises:  BackboneError: an output that the backbone doesn't have, or the device failed.
+        """
+        ...
+
+
+def check_outputs(identity: BackboneIdentity, outputs: Sequence[str]) -> None:
+    """Raises: BackboneError for an output that the backbone doesn't have."""
+    known = (EMBEDDING, *(stage.name for stage in identity.stages))
+    for name in outputs:
+        if name not in known:
+            raise BackboneError(
+                f"backbone {identity.name}: it has no output {name!r}, only {', '.join(known)}"
+            )
