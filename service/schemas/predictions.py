@@ -1,11 +1,14 @@
 """Bodies of predictions."""
 
+from typing import Annotated
+
 from pydantic import BaseModel, ConfigDict, Field
 
 from service.schemas.images import PIXEL, WithImages
 from service.schemas.problems import Problem
 
 MAX_TASKS = 256  # of one fan-out
+MAX_TASK_CHARACTERS = 127  # a name, @, an alias: each is named in the answer
 
 
 class PredictBody(WithImages):
@@ -19,7 +22,7 @@ class FanOutBody(WithImages):
         },
     )
 
-    tasks: list[str] = Field(
+    tasks: list[Annotated[str, Field(max_length=MAX_TASK_CHARACTERS)]] = Field(
         min_length=1, max_length=MAX_TASKS, description="`name`, `name@alias` or `name@version`."
     )
 

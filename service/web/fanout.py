@@ -6,7 +6,7 @@ from fastapi import Request
 
 from models.errors import PolyheadError
 from service.errors import InvalidField, UnsupportedContentType
-from service.schemas.predictions import MAX_TASKS, FanOutBody, FanOutResult
+from service.schemas.predictions import MAX_TASK_CHARACTERS, MAX_TASKS, FanOutBody, FanOutResult
 from service.schemas.problems import describe, pointer_to
 from service.settings import Settings
 from service.store.records import Resolved
@@ -20,7 +20,7 @@ from service.web.problems import EveryItemFailed
 async def read_fan_out(request: Request, settings: Settings) -> tuple[list[str], ImageRequest[FanOutBody]]:
     """The tasks, each once, and the images of a request.
 
-    Raises: as `read_images`; InvalidField: no task is named, or too many are.
+    Raises: as `read_images`; InvalidField: no task is named, or too many are, or at too great a length.
     """
     if not is_json(request) and media_type(request) != "multipart/form-data":
         raise UnsupportedContentType(media_type(request))
@@ -29,6 +29,8 @@ async def read_fan_out(request: Request, settings: Settings) -> tuple[list[str],
     tasks = list(dict.fromkeys(said))
     if not 0 < len(tasks) <= MAX_TASKS:
         raise InvalidField(f"name 1 to {MAX_TASKS} tasks", pointer="/tasks")
+    if any(len(task) > MAX_TASK_CHARACTERS for task in tasks):
+        raise InvalidField(f"a task is named in at most {MAX_TASK_CHARACTERS} characters", pointer="/tasks")
     return tasks, read
 
 

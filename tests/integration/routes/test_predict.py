@@ -167,6 +167,12 @@ class TestFanOut:
         assert (answer.status_code, answer.json()["code"]) == (404, "unknown_task")
         assert [error["pointer"] for error in answer.json()["errors"]] == ["/tasks/0", "/tasks/1"]
 
+    def test_a_task_is_named_in_a_bounded_number_of_characters(self, client):
+        """Its name comes back in the answer, and again in the error about it."""
+        answer = client.post("/v1/predict", files=files(photo("red", 1)), data={"tasks": ["a" * 128]})
+        assert (answer.status_code, answer.json()["code"]) == (422, "invalid_field")
+        assert len(answer.content) < 1000
+
     def test_a_form_names_tasks_too(self, client, trained, other):
         answer = client.post(
             "/v1/predict", files=files(photo("red", 1), photo("blue", 1)), data={"tasks": [trained, other]}
@@ -181,6 +187,7 @@ class TestFanOut:
             ({"tasks": [], "input": "QUJD"}, "/tasks"),
             ({"tasks": ["a"] * 257, "input": "QUJD"}, "/tasks"),
             ({"tasks": "a", "input": "QUJD"}, "/tasks"),
+            ({"tasks": ["a" * 128], "input": "QUJD"}, "/tasks/0"),
             ({"tasks": ["a"]}, "/input"),
         ],
     )
