@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from models.strategies import ALL_STRATEGIES, STRATEGIES
 from models.trainable import check_trainable, evaluation_rule
-from service.errors import InvalidField, StrategyNotAvailable, UnknownAlias
+from service.errors import InvalidField, StaleETag, StrategyNotAvailable, UnknownAlias
 from service.schemas.runs import CreateRun, RunPlan
 from service.store.records import PRODUCTION, NewRun, Run, Task, TaskSummary
 from service.web.parts import Parts
@@ -100,6 +100,10 @@ def _publish_again(parts: Parts, planned: Plan, version: int, now: float) -> tup
         return True, f"it is {PRODUCTION} already"
     if current is not None and (policy != "always" or current.pinned):
         return False, f"{PRODUCTION} stays at version {current.version}"
-    aliases.put(planned.task, PRODUCTION, version, backbone_digest=digest, now=now)
+    seen = None if current is None else current.revision
+    try:
+        aliases.put(planned.task, PRODUCTION, version, backbone_digest=digest, if_match=seen, now=now)
+    except StaleETag:  # moved or pinned by somebody since we looked, which stays
+        return False, f"{PRODUCTION} was changed meanwhile"
     parts.resolver.forget(planned.task.tenant, planned.task.name)
     return True, f"it is {PRODUCTION} now"

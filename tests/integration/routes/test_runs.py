@@ -2,9 +2,13 @@
 
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 
+from service.schemas.runs import CreateRun
+from service.store.aliases import Aliases
+from service.web.planning import plan, queue
 from tests.integration.routes.photos import files, photo
 
 
@@ -81,6 +85,26 @@ def test_a_pinned_alias_stays_even_for_always(client, trained, train):
     answer = client.post(f"/v1/tasks/{trained}/runs", json={"publish": "always"}).json()
     assert answer["published"] is False
     assert client.get(f"/v1/tasks/{trained}").json()["production"] == 2
+
+
+class PinnedAtOnce(Aliases):
+    """Somebody pins `production` between a look at it and what follows."""
+
+    def get(self, task, name, backbone_digest):
+        seen = super().get(task, name, backbone_digest)
+        self.put(task, name, seen.version, pinned=True, backbone_digest=backbone_digest, now=1.0)
+        return seen
+
+
+def test_an_alias_that_is_pinned_meanwhile_stays(client, service, trained, train):
+    train(trained, seed=1, publish="always")
+    store = replace(service.store, aliases=PinnedAtOnce(service.store.database))
+    parts = replace(client.app.state.parts, store=store)
+    planned = plan(parts, store.tasks.get("default", trained), CreateRun(publish="always"))
+    run = queue(parts, planned, now=2.0)
+    assert (run.reused, run.published) == (True, False)
+    now = client.get(f"/v1/tasks/{trained}/aliases/production").json()
+    assert (now["version"], now["pinned"]) == (2, True)
 
 
 def test_a_dry_run_plans_and_queues_nothing(client, taught):
