@@ -142,7 +142,10 @@ class TooManyValues(PolyheadError):
 
 class UnsupportedContentType(PolyheadError):
     def __init__(self, content_type: str) -> None:
-        super().__init__(f"a body of type {content_type!r} is not read here")
+        super().__init__(
+            f"a body of type {content_type!r} is not read here: Content-Type must say what it is, "
+            "for JSON application/json"
+        )
 
 
 class InvalidArchive(PolyheadError):

@@ -20,13 +20,16 @@ from service.errors import (
     NotReady,
     Overloaded,
     RequestInProgress,
+    UnsupportedContentType,
     problem_of,
 )
 from service.schemas.problems import FieldProblem, Problem, describe, pointer_to, urn
+from service.web.bodies import is_json, media_type
 
 log = structlog.stdlib.get_logger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
+NO_OBJECT = "model_attributes_type"  # pydantic's error for a whole body that is no JSON object
 MAX_FIELDS = 100  # that an answer lists of a request in which nearly everything is wrong
 RETRY_AFTER_S = 1  # where an error doesn't say otherwise and a later try may go well
 
@@ -117,6 +120,9 @@ async def _on_failed_batch(request: Request, error: Exception) -> JSONResponse:
 
 async def _on_invalid_request(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
+    if not is_json(request) and any(said["type"] == NO_OBJECT for said in error.errors()):
+        # FastAPI takes a body that isn't called JSON for one string; `curl -d` calls it a form.
+        return respond(UnsupportedContentType(media_type(request)), instance=request.url.path)
     return _answer(invalid_request(error.errors(), instance=request.url.path))
 
 
@@ -125,6 +131,8 @@ async def _on_http_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     if isinstance(error.__cause__, PolyheadError):  # FastAPI wraps what is raised while it reads a body
         return respond(error.__cause__, instance=request.url.path)
+    if error.status_code == http.HTTPStatus.BAD_REQUEST:
+        return respond(MalformedRequest("the body can't be read: it is not UTF-8"), instance=request.url.path)
     status = http.HTTPStatus(error.status_code)
     problem = Problem(
         type=urn(status.name.lower()),

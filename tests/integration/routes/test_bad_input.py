@@ -108,6 +108,19 @@ def test_a_body_that_is_no_json_is_refused(client, unchanged, path, text):
     assert answer.headers["Content-Type"] == "application/problem+json"
 
 
+def test_json_that_is_called_a_form_is_415(client, unchanged):
+    """What `curl -d` sends when nobody says otherwise."""
+    form = {"Content-Type": "application/x-www-form-urlencoded"}
+    answer = client.post(f"/v1/tasks/{unchanged}/runs", content=b'{"seed": 3}', headers=form)
+    assert (answer.status_code, answer.json()["code"]) == (415, "unsupported_content_type")
+    assert "application/json" in answer.json()["detail"]
+
+
+def test_json_that_is_not_utf8_is_malformed(client, unchanged):
+    answer = client.patch(f"/v1/tasks/{unchanged}", content=b'{"description": "\xff"}', headers=JSON)
+    assert (answer.status_code, answer.json()["code"]) == (400, "malformed_request")
+
+
 def test_a_lone_surrogate_is_no_label(client, unchanged):
     body = b'{"examples": [{"image": "%s", "label": "\\ud800"}]}' % data_uri(photo("red", 78)).encode()
     answer = client.post(f"/v1/tasks/{unchanged}/examples", content=body, headers=JSON)
@@ -123,8 +136,12 @@ def test_a_lone_surrogate_is_no_label(client, unchanged):
     ["text/plain", "application/x-www-form-urlencoded", "application/octet-stream", "", "video/mp4"],
 )
 @pytest.mark.parametrize(
-    "path", ["/v1/tasks/{}/examples", "/v1/tasks/{}/predict", "/v1/embeddings", "/v1/predict"]
-)
+    "path",
+    [
+        "/v1/tasks/{}/examples", "/v1/tasks/{}/predict", "/v1/embeddings", "/v1/predict", "/v1/tasks",
+        "/v1/tasks/{}/runs",
+    ],
+)  # fmt: skip
 def test_another_content_type_is_415(client, unchanged, path, content_type):
     answer = client.post(
         path.format(unchanged), content=photo("red", 0), headers={"Content-Type": content_type}
