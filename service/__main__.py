@@ -107,7 +107,9 @@ def load_settings(**given: Any) -> "Settings":
     except ValidationError as error:
         for each in error.errors():
             name = "_".join(str(part) for part in each["loc"]).upper()
-            sys.stderr.write(f"POLYHEAD_{name}: {each['msg']}, not {each['input']!r}\n")
+            ours = each["msg"].removeprefix("Value error, ")  # one of ours says what it wants to repeat
+            said = ours if each["type"] == "value_error" else f"{each['msg']}, not {each['input']!r}"
+            sys.stderr.write(f"POLYHEAD_{name}: {said}\n")
     except SettingsError as error:
         sys.stderr.write(f"{error}\n")
     sys.exit(2)

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import platformdirs
-from pydantic import Field
+from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from models.identity import BackboneConfig
@@ -91,6 +91,23 @@ class Settings(BaseSettings):
     )
     poll_s: Seconds = Field(0.2, description="Seconds between a trainer's looks for work.")
     max_attempts: Count = Field(3, description="Tries at a run whose trainer died.")
+
+    @field_validator("database_url")
+    @classmethod
+    def _check_database_url(cls, url: str | None) -> str | None:
+        """The URL isn't repeated: it may hold a password."""
+        if url is None:
+            return None
+        from sqlalchemy import exc, make_url  # noqa: PLC0415 - most processes keep the default
+
+        try:
+            parsed = make_url(url)
+            parsed.get_dialect().import_dbapi()
+        except (exc.NoSuchModuleError, ImportError) as error:
+            raise ValueError(f"there is no driver for {parsed.drivername}: {error}") from None
+        except exc.ArgumentError:
+            raise ValueError("not an SQLAlchemy URL, such as postgresql+psycopg://user@host/name") from None
+        return url
 
     @property
     def backbone_config(self) -> BackboneConfig:

@@ -46,15 +46,22 @@ def test_help_imports_nothing_heavy():
         ("max_batch_size", "0", "POLYHEAD_MAX_BATCH_SIZE: Input should be greater than or equal to 1"),
         ("precision", "int4", "POLYHEAD_PRECISION: Input should be 'fp32' or 'bf16'"),
         ("allow_origins", "not JSON", "allow_origins"),
+        ("database_url", "postgres", "POLYHEAD_DATABASE_URL: not an SQLAlchemy URL"),
+        (
+            "database_url",
+            "nosuch://me:secret@host/db",
+            "POLYHEAD_DATABASE_URL: there is no driver",
+        ),
         ("host", "no.such.host.invalid", "can't listen on no.such.host.invalid"),
     ],
-    ids=["privileged-port", "no-number", "zero", "no-choice", "no-json", "no-host"],
+    ids=["privileged-port", "no-number", "zero", "no-choice", "no-json", "no-url", "no-driver", "no-host"],
 )
 def test_a_wrong_setting_is_one_line_that_names_it(tmp_path, name, value, says):
     done = polyhead("serve", **{"data_dir": str(tmp_path), name: value})
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1
     assert says in done.stderr
+    assert "secret" not in done.stderr
     assert done.stdout == ""
 
 
