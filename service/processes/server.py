@@ -27,6 +27,7 @@ from fastapi import FastAPI
 from service.engine import Inference
 from service.inference.board import Board
 from service.process import die_with, take_name
+from service.processes.connection import BoundedConnection
 from service.processes.listener import BACKLOG, listen, shown_url
 from service.processes.preflight import Prepared
 from service.processes.supervisor import Keeper, ServerFailed, trainer
@@ -177,7 +178,7 @@ class Server:
         self.app.state.index = index
         config = uvicorn.Config(
             self.app,
-            http="httptools",
+            http=BoundedConnection,
             loop="uvloop",
             lifespan="on",
             log_config=None,
