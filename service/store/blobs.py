@@ -121,7 +121,7 @@ class Folder:
         self.root = root.absolute()
         self._flush = flush
         made = [folder for folder in (self.root, *self.root.parents) if not folder.exists()]
-        self.root.mkdir(parents=True, exist_ok=True)
+        self.root.mkdir(mode=0o700, parents=True, exist_ok=True)  # users' images are nobody else's here
         for folder in made:
             flush(folder.parent)
         self._linked = {self.root, *self.root.parents}  # folders whose own entry in their parent is durable

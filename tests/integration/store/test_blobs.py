@@ -32,6 +32,12 @@ def test_bytes_come_back(blobs: Blobs, root: Path) -> None:
     assert (root / KEY).read_bytes() == b"pixels\0", "a user's files are where they are expected"
 
 
+def test_a_new_folder_is_its_owner_s_alone(blobs: Blobs, root: Path) -> None:
+    """What is inside needs no mode of its own."""
+    blobs.put_new(KEY, b"pixels")
+    assert oct(root.stat().st_mode & 0o777) == "0o700"
+
+
 def test_the_same_bytes_again_are_fine(blobs: Blobs, root: Path) -> None:
     blobs.put_new(KEY, b"pixels")
     inode = (root / KEY).stat().st_ino
