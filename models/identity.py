@@ -21,9 +21,7 @@ class Preprocessing:
     std: tuple[float, ...]
     interpolation: Interpolation
     crop_pct: float  # 0-1: the central share of the resized shorter side that is kept
-    crop_mode: CropMode = (
-        "center"  # squash: both sides are resized, so the aspect ratio is lost and no border
-    )
+    crop_mode: CropMode = "center"  # squash: both sides are resized, so the aspect is lost and no border
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

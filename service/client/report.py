@@ -9,9 +9,7 @@ from rich.text import Text
 
 Json = Mapping[str, Any]
 
-LARGEST_MATRIX = (
-    20  # classes; beyond it a confusion matrix no longer fits a terminal, and its pairs are listed
-)
+LARGEST_MATRIX = 20  # classes; beyond it a confusion matrix no longer fits a terminal
 MOST_CONFUSED = 10  # pairs listed instead
 
 OVERALL = {

@@ -47,9 +47,7 @@ class AccessMiddleware:
                 status = CLIENT_WENT_AWAY
             except Exception:  # the border of the process: nothing above could say it better
                 log.exception("a request failed", method=scope["method"], path=scope["path"])
-                if (
-                    status
-                ):  # half an answer is out: the connection must break, so that nobody takes it for whole
+                if status:  # half an answer is out: a broken connection says that it isn't whole
                     raise
                 await internal_error(instance=scope["path"])(scope, receive, send_marked)
             finally:

@@ -63,4 +63,4 @@ class Parts:
 
 
 OpenParts = Callable[[FastAPI], AbstractAsyncContextManager[Parts]]
-"""Opened once in each API process, with the app that runs there (its `response_queue_id` is its own)."""
+"""Opened once in each API process, with the app that runs there."""

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from fastapi import Request
@@ -25,7 +25,7 @@ FIELDS = frozenset({"label", "group", "split"})
 class Upload:
     images: list[Submitted]
     place: str  # JSON pointer of the list of images
-    archive: ArchivePart | None = field(default=None)  # its file is there while the upload is open
+    archive: ArchivePart | None = None  # its file is there while the upload is open
 
     def answer(self, results: list[AddResult]) -> tuple[int, AddedExamples]:
         """Status and body for what became of the images.
