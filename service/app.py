@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI
+from fastapi_offline import FastAPIOffline
 from starlette.middleware.cors import CORSMiddleware
 
 from service.routes import ROUTERS
@@ -36,7 +37,8 @@ def create_app(settings: Settings, open_parts: OpenParts) -> FastAPI:
             app.state.parts = parts
             yield
 
-    app = FastAPI(**openapi.ABOUT, lifespan=lifespan, redirect_slashes=False)
+    # /docs with Swagger UI's files beside it: most servers' users reach no CDN.
+    app = FastAPIOffline(redoc_url=None, **openapi.ABOUT, lifespan=lifespan, redirect_slashes=False)
     problems.add_handlers(app)
     for router in ROUTERS:
         app.include_router(router)

@@ -1,5 +1,7 @@
 """What holds for every request: ids, unknown routes, CORS, and errors that nobody foresaw."""
 
+import re
+
 import pytest
 
 from tests.integration.routes.photos import files, photo
@@ -70,6 +72,12 @@ def test_requests_are_counted_by_route_and_never_by_task(client, task):
     assert "/no/such" not in text
 
 
-def test_the_docs_are_served(client):
-    assert client.get("/docs").status_code == 200
+def test_the_docs_are_served_without_a_cdn(client):
+    """All that the page loads comes from here."""
+    page = client.get("/docs")
+    assert page.status_code == 200
+    loaded = re.findall(r'(?:src|href)="([^"]+)"', page.text)
+    assert len(loaded) == 3
+    for path in loaded:
+        assert client.get(path).status_code == 200, path
     assert client.get("/openapi.json").json()["info"]["title"] == "Polyhead"
