@@ -2,12 +2,16 @@
 
 from dataclasses import replace
 
+import numpy as np
 import timm
 import torch
 import torchvision
 from torch import nn
 
 from models.backbone import PRE_LOGITS, Backbone, _coarse_stages, _served_stages
+from models.graph import PixelGraph, embed
+from models.views import flipped
+from tests.unit.datasets import DIGITS, make_dataset
 
 FAMILIES = {
     "resnet": ("resnet18", 64, {}),
@@ -66,3 +70,34 @@ def family(name):
 
 
 ALL = (*FAMILIES, "torchvision resnet")
+
+
+def scans(backbone, count=400, classes=4):
+    """(N, size, size, 3) uint8: scikit-learn's digits, enlarged; and their classes."""
+    rows = np.flatnonzero(DIGITS.target < classes)[:count]
+    enlarged = np.kron(DIGITS.images[rows] * 15, np.ones((backbone.input_size // 8,) * 2))
+    return enlarged.astype(np.uint8)[..., None].repeat(backbone.channels, axis=3), DIGITS.target[rows]
+
+
+def embedded(backbone, pixels, kind, targets, labels, **fields):
+    return make_dataset(kind, labels, embed(backbone, pixels), targets, **fields)
+
+
+def feature_maps(backbone, pixels, stage, views):
+    """(N, V, *shape) float16, as the trainer's scratch would hold them."""
+    images = PixelGraph(backbone)
+    at = 1 + backbone.stages.index(stage)
+    with torch.no_grad():
+        found = [images(torch.from_numpy(flipped(pixels, view)))[at].half().numpy() for view in views]
+    return np.stack(found, axis=1)
+
+
+class Ticking:
+    """A clock that moves on by a second whenever it is read."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self):
+        self.now += 1
+        return self.now
