@@ -64,6 +64,7 @@ class ReferenceMismatch(BackboneError):
 
 class NoTail(BackboneError):
     def __init__(self, *, name: str, reason: str) -> None:
+        self.reason = reason
         super().__init__(
             f"backbone {name} has no tail of its own to train: {reason}; use strategy head or finetune"
         )

@@ -16,6 +16,7 @@ from models.backbone import PRE_LOGITS, Backbone
 from models.blocks import Block, coarse_blocks
 from models.calls import Calls, blank_images, record_calls
 from models.errors import InvalidOption, NoTail
+from models.tails import Tails, TailShape
 
 TOLERANCE = 1e-4  # of the embedding, and of its largest element where that is above 1
 
@@ -87,6 +88,30 @@ def split_at(backbone: Backbone, blocks: int) -> Split:
     tail = Tail(_cut(backbone.module, calls, calls.ends[stage], kept), backbone.features)
     shape = _verify(backbone, stage, tail)
     return Split(stage=stage, tail=tail.requires_grad_(False).eval(), blocks=coarse[first:], shape=shape)
+
+
+def describe_tails(backbone: Backbone) -> Tails:
+    """Try every split, so that a request can be refused before it is queued. Raises: BackboneError."""
+    offered, why_not, reason = list[TailShape](), dict[int, str](), ""
+    for blocks in range(1, max(1, most_blocks(backbone)) + 1):
+        try:
+            split = split_at(backbone, blocks)
+        except NoTail as error:
+            reason = error.reason
+            why_not[blocks] = reason
+            continue
+        offered.append(
+            TailShape(
+                blocks=blocks,
+                names=tuple(block.name for block in split.blocks),
+                stage=split.stage,
+                shape=split.shape,
+                parameters=sum(each.numel() for each in split.tail.parameters()),
+            )
+        )
+    if not offered:
+        why_not = {}
+    return Tails(backbone=backbone.name, offered=tuple(offered), why_not=why_not, reason=reason)
 
 
 def _boundary(backbone: Backbone, blocks: tuple[Block, ...], first: int, calls: Calls) -> str | None:

@@ -23,10 +23,10 @@ from models.errors import ExportError
 from models.export import IR_VERSION, OPSET, checked, keep_output
 from models.graph import PixelGraph, traced
 from models.head import Kind, LinearHead
+from models.runtime import FEATURE_MAP
 from models.tail import Tail
 from models.views import AXES
 
-FEATURE_MAP = "feature_map"
 PIXELS = "pixels"
 REVERSED = np.iinfo(np.int64).min  # the end of a slice that runs backwards to the first element
 

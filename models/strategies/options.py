@@ -82,6 +82,9 @@ class LoraOptions(TrainingOptions):
     decay: float = 1.0
 
 
+OPTIONS: dict[str, type[TrainingOptions]] = {"last_block": LastBlockOptions}  # of those that are served
+
+
 def check_fields(options: Any) -> None:
     """Raises: InvalidOption: a value of another type, no number, or out of bounds."""
     for field in fields(options):
