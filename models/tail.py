@@ -90,6 +90,17 @@ def split_at(backbone: Backbone, blocks: int) -> Split:
     return Split(stage=stage, tail=tail.requires_grad_(False).eval(), blocks=coarse[first:], shape=shape)
 
 
+def targets(tail: nn.Module) -> dict[str, int]:
+    """The layers that take low-rank factors, by dotted name, with the parameters that each rank costs."""
+    found = {}
+    for name, module in tail.named_modules():
+        if isinstance(module, nn.Linear):
+            found[name] = module.in_features + module.out_features
+        elif isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1) and module.groups == 1:
+            found[name] = module.in_channels + module.out_channels
+    return found
+
+
 def describe_tails(backbone: Backbone) -> Tails:
     """Try every split, so that a request can be refused before it is queued. Raises: BackboneError."""
     offered, why_not, reason = list[TailShape](), dict[int, str](), ""
@@ -107,6 +118,7 @@ def describe_tails(backbone: Backbone) -> Tails:
                 stage=split.stage,
                 shape=split.shape,
                 parameters=sum(each.numel() for each in split.tail.parameters()),
+                rank_parameters=sum(targets(split.tail).values()),
             )
         )
     if not offered:

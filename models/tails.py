@@ -10,6 +10,7 @@ from typing import Any
 from models.errors import InvalidOption, NoTail
 
 FILE = "tails.json"
+SHARE = 0.01  # of the backbone's parameters, which low-rank factors stay under
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,6 +22,7 @@ class TailShape:
     stage: str  # the backbone's output that it consumes
     shape: tuple[int, ...]  # of one image's feature map
     parameters: int
+    rank_parameters: int  # of low-rank factors on its linear and pointwise layers, for each rank
 
     def map_bytes(self, examples: int) -> int:
         """Of the feature maps of one view of each, as float16."""
@@ -60,6 +62,23 @@ class Tails:
         )
         why_not = {int(blocks): why for blocks, why in said["why_not"].items()}
         return cls(backbone=said["backbone"], offered=offered, why_not=why_not, reason=said["reason"])
+
+
+def check_rank(rank: int, rank_parameters: int, total_parameters: int) -> None:
+    """Low-rank factors stay under 1 % of the backbone.
+
+    Args:   rank_parameters: what each rank costs; total_parameters: of the backbone.
+    Raises: NoTail: there is no layer to adapt. InvalidOption: the rank is too high; names the largest.
+    """
+    if not rank_parameters:
+        raise NoTail(name="of this server", reason="its tail has no linear or pointwise layer")
+    largest = (math.ceil(SHARE * total_parameters) - 1) // rank_parameters
+    if largest < 1:
+        raise InvalidOption("blocks", "is too many: even rank 1 would train 1 % of the parameters or more")
+    if rank > largest:
+        raise InvalidOption(
+            "rank", f"must be at most {largest}: more would train 1 % of the backbone's parameters or more"
+        )
 
 
 def read_tails(backbone_file: Path) -> Tails:

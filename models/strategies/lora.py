@@ -9,7 +9,6 @@ import re
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
@@ -18,41 +17,14 @@ from torch import nn
 from models.arrays import FloatArray
 from models.blocks import Block
 from models.dataset import Dataset
-from models.errors import InvalidOption, NoTail
 from models.strategies.budget import Clock
 from models.strategies.explore import Recipe, explore
 from models.strategies.finish import TunedFit, finish
 from models.strategies.options import LoraOptions
 from models.strategies.sources import FeatureMaps, FeatureSource
 from models.strategies.training import Report
-from models.tail import Split
-
-SHARE = 0.01  # of the backbone's parameters, which the factors stay under
-
-
-def targets(tail: nn.Module) -> dict[str, int]:
-    """The layers that take factors, by dotted name, with the parameters that each rank costs."""
-    found = {}
-    for name, module in tail.named_modules():
-        if isinstance(module, nn.Linear):
-            found[name] = module.in_features + module.out_features
-        elif isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1) and module.groups == 1:
-            found[name] = module.in_channels + module.out_channels
-    return found
-
-
-def check_rank(split: Split, options: LoraOptions, total_backbone_parameters: int) -> None:
-    """Raises: NoTail: there is no layer to adapt. InvalidOption: the rank is too high; names the largest."""
-    each = sum(targets(split.tail).values())
-    if not each:
-        raise NoTail(name="of this server", reason="its tail has no linear or pointwise layer")
-    largest = int(np.ceil(SHARE * total_backbone_parameters) - 1) // each
-    if largest < 1:
-        raise InvalidOption("blocks", "is too many: even rank 1 would train 1 % of the parameters or more")
-    if options.rank > largest:
-        raise InvalidOption(
-            "rank", f"must be at most {largest}: more would train 1 % of the backbone's parameters or more"
-        )
+from models.tail import Split, targets
+from models.tails import check_rank
 
 
 def lora(
@@ -65,7 +37,7 @@ def lora(
     device: str = "cpu",
 ) -> Recipe:
     """What `explore` and `finish` take; arguments as of `last_block`. Raises: as `check_rank`."""
-    check_rank(split, options, total_backbone_parameters)
+    check_rank(options.rank, sum(targets(split.tail).values()), total_backbone_parameters)
     adapters = tuple(name for name, _ in _adapted(split, options).named_parameters() if ".lora_" in name)
     return Recipe(
         strategy="lora",

@@ -82,7 +82,10 @@ class LoraOptions(TrainingOptions):
     decay: float = 1.0
 
 
-OPTIONS: dict[str, type[TrainingOptions]] = {"last_block": LastBlockOptions}  # of those that are served
+OPTIONS: dict[str, type[TrainingOptions]] = {  # of those that are served
+    "last_block": LastBlockOptions,
+    "lora": LoraOptions,
+}
 
 
 def check_fields(options: Any) -> None:

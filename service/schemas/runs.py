@@ -44,7 +44,7 @@ class CreateRun(RequestBody):
     force: bool = Field(default=False, description="Train even if nothing has changed since an equal run.")
     seed: int = Field(default=0, ge=0, lt=2**32, description="Of every random choice.")
 
-    blocks: int | None = _number("blocks", "`last_block`: of the network's end, that train.")
+    blocks: int | None = _number("blocks", "Of the network's end, that train, or take factors.")
     epochs: int | None = _number("epochs", "At most, after the warm-up; early stopping ends sooner.")
     warmup_epochs: int | None = _number("warmup_epochs", "In which the head trains alone.")
     batch_size: int | None = _number("batch_size", "Examples.")
@@ -61,6 +61,8 @@ class CreateRun(RequestBody):
     batch_norm: BatchNorm | None = Field(default=None, description="auto: eval wherever frozen or small.")
     monitor: Monitor | None = Field(default=None, description="What early stopping follows on validation.")
     patience: int | None = _number("patience", "Epochs without a better validation, after which it ends.")
+    rank: int | None = _number("rank", "`lora`: of the factors, which stay under 1 % of the backbone.")
+    alpha: float | None = _number("alpha", "`lora`: the factors count alpha / rank times.")
     max_seconds: float | None = _number("max_seconds", "Of the fit; the best so far is kept.")
 
 

@@ -103,9 +103,13 @@ def _fit_tail(job: TailFitJob, maps: Any, report: Report) -> Fitted:
 
 
 def _fit_of(strategy: str) -> Callable[..., Any]:
+    if strategy == "lora":
+        from models.strategies.lora import fit_lora  # noqa: PLC0415 - peft, which is an extra
+
+        return fit_lora
     from models.strategies.last_block import fit_last_block  # noqa: PLC0415 - torch
 
-    return {"last_block": fit_last_block}[strategy]
+    return fit_last_block
 
 
 def _scratch(folder: Path, shape: tuple[int, ...]) -> Any:

@@ -7,7 +7,7 @@ from models.trainable import check_trainable, evaluation_rule
 from service.errors import InvalidField, StrategyNotAvailable, UnknownAlias
 from service.schemas.runs import CreateRun, RunPlan
 from service.store.records import PRODUCTION, NewRun, Run, Task, TaskSummary
-from service.web.options import canonical_options, tail_of, trainable_parameters
+from service.web.options import canonical_options, check_installed, tail_of, trainable_parameters
 from service.web.parts import Parts
 
 
@@ -30,7 +30,13 @@ def plan(parts: Parts, task: Task, body: CreateRun) -> Plan:
     store, digest = parts.store, parts.identity.digest
     summary = store.tasks.summary(task, digest)
     check_trainable(task.kind, summary.per_class, summary.labelled, parts.settings.min_examples_per_class)
-    tail = tail_of(options, parts.tails, summary.labelled, parts.settings.scratch_bytes)
+    tail = tail_of(
+        options,
+        parts.tails,
+        labelled=summary.labelled,
+        total_parameters=parts.identity.total_parameters,
+        scratch_bytes=parts.settings.scratch_bytes,
+    )
     run = NewRun(
         task_id=task.id,
         kind="train",
@@ -44,7 +50,7 @@ def plan(parts: Parts, task: Task, body: CreateRun) -> Plan:
         if body.force
         else store.versions.find_equal(task, body.strategy, run.options, task.data_revision, digest)
     )
-    trainable = trainable_parameters(task, parts.identity.embedding_dim, tail)
+    trainable = trainable_parameters(task, parts.identity.embedding_dim, tail, options)
     return Plan(task, summary, run, equal, trainable)
 
 
@@ -85,6 +91,7 @@ def queue(parts: Parts, planned: Plan, now: float) -> Run:
 
 def _check_strategy(strategy: str) -> None:
     if strategy in STRATEGIES:
+        check_installed(strategy)
         return
     if strategy in ALL_STRATEGIES:
         raise StrategyNotAvailable(strategy)

@@ -7,12 +7,13 @@ import torch
 from models.backbone import Backbone
 from models.errors import InvalidOption
 from models.strategies.options import LoraOptions
-from models.tail import split_at
+from models.tail import split_at, targets
+from models.tails import check_rank
 from tests.unit.ladder import family
 from tests.unit.test_last_block import Case
 
 pytest.importorskip("peft")
-from models.strategies.lora import _adapted, check_rank, fit_lora, targets
+from models.strategies.lora import _adapted, fit_lora
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -41,15 +42,15 @@ def test_the_default_rank_is_under_one_percent_of_the_default_backbone():
     share = {rank: rank * sum(targets(split.tail).values()) / total for rank in (4, 8)}
 
     assert {rank: round(100 * value, 2) for rank, value in share.items()} == {4: 0.52, 8: 1.05}
-    check_rank(split, LoraOptions(), total)
+    check_rank(LoraOptions().rank, sum(targets(split.tail).values()), total)
 
 
 def test_a_rank_too_high_names_the_largest_that_fits():
     backbone = family("efficientnet")
     split, total = split_at(backbone, 1), parameters_of(backbone)
     with pytest.raises(InvalidOption, match="option rank must be at most 7"):
-        check_rank(split, LoraOptions(rank=8), total)
-    check_rank(split, LoraOptions(rank=7), total)
+        check_rank(LoraOptions(rank=8).rank, sum(targets(split.tail).values()), total)
+    check_rank(LoraOptions(rank=7).rank, sum(targets(split.tail).values()), total)
 
 
 def lite0_case():
