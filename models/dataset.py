@@ -47,6 +47,20 @@ class Dataset:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def take(self, rows: IntArray) -> "Dataset":
+        """Those examples alone, in that order."""
+        return Dataset(
+            kind=self.kind,
+            labels=self.labels,
+            ids=tuple(self.ids[row] for row in rows),
+            embeddings=self.embeddings[rows],
+            targets=self.targets[rows],
+            groups=tuple(self.groups[row] for row in rows),
+            hashes=self.hashes[rows],
+            splits=tuple(self.splits[row] for row in rows),
+            split_by_user=tuple(self.split_by_user[row] for row in rows),
+        )
+
     @cached_property
     def per_class(self) -> dict[str, int]:
         """Examples of each class, classes without any included; {} for regression."""

@@ -5,9 +5,11 @@ PolyheadError
 │   ├── UnsupportedImage    an image, but of a type we don't read
 │   └── ImageTooLarge       more pixels than the cap
 ├── BackboneError           the network can't be built, loaded or run
-│   └── ReferenceMismatch   start-up embeddings are off their recorded reference
+│   ├── ReferenceMismatch   start-up embeddings are off their recorded reference
+│   └── NoTail              the network can't be split where a tail would begin
 ├── BackboneMismatch        a head fitted on another backbone's features
 ├── InvalidHead             a head file that is damaged or not ours
+├── InvalidOption           a strategy's option that can't be used
 ├── UntrainableData         the labelled examples can't be learned from
 └── ExportError             the exported file is not what was trained
 """
@@ -58,6 +60,20 @@ class ReferenceMismatch(BackboneError):
             f"backbone {name}: a reference image's embedding has cosine {cosine:.4f} to its recorded value, "
             f"below {required}; the weights, the decoder or the runtime differ from those recorded"
         )
+
+
+class NoTail(BackboneError):
+    def __init__(self, *, name: str, reason: str) -> None:
+        self.reason = reason
+        super().__init__(
+            f"backbone {name} has no tail of its own to train: {reason}; use strategy head or finetune"
+        )
+
+
+class InvalidOption(PolyheadError):
+    def __init__(self, field: str, reason: str) -> None:
+        self.field = field
+        super().__init__(f"option {field} {reason}")
 
 
 class BackboneMismatch(PolyheadError):

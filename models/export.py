@@ -37,9 +37,15 @@ LARGEST = 2**31 - 2**20  # bytes of one protobuf file, less some for the head
 
 
 def head_metadata(
-    *, task: str, version: int, kind: Kind, labels: tuple[str, ...], identity: BackboneIdentity
+    *,
+    task: str,
+    version: int,
+    kind: Kind,
+    labels: tuple[str, ...],
+    identity: BackboneIdentity,
+    output: str = EMBEDDING,
 ) -> dict[str, str]:
-    """What a file says of itself in `metadata_props`."""
+    """What a file says of itself in `metadata_props`. Args: output: of the backbone, that it consumes."""
     return {
         "polyhead_format": FORMAT,
         "task": task,
@@ -48,7 +54,7 @@ def head_metadata(
         "labels": json.dumps(labels, ensure_ascii=False),
         "backbone": identity.name,
         "backbone_digest": identity.digest,
-        "backbone_output": EMBEDDING,
+        "backbone_output": output,
         "preprocessing": json.dumps(asdict(identity.preprocessing), sort_keys=True),
     }
 
@@ -78,7 +84,7 @@ def head_onnx(head: LinearHead, *, metadata: Mapping[str, str]) -> bytes:
     model = helper.make_model(
         graph, producer_name="polyhead", ir_version=IR_VERSION, opset_imports=[helper.make_opsetid("", OPSET)]
     )
-    return _checked(model, metadata)
+    return checked(model, metadata)
 
 
 def model_onnx(backbone: bytes | Path, head: bytes) -> bytes:
@@ -96,22 +102,21 @@ def model_onnx(backbone: bytes | Path, head: bytes) -> bytes:
     for model in (lower, upper):
         del model.metadata_props[:]  # two values for one key would clash; the head's are written again
         model.ir_version = IR_VERSION
-    _keep_output(lower.graph, EMBEDDING)
+    output = metadata.get("backbone_output", EMBEDDING)  # of a tail, a stage
+    keep_output(lower.graph, output)
     # without the prefixes, names such as "weight" clash
     lower = compose.add_prefix(lower, "backbone/", rename_inputs=False)
     upper = compose.add_prefix(upper, "head/", rename_outputs=False)
     try:
-        merged = compose.merge_models(lower, upper, io_map=[(f"backbone/{EMBEDDING}", f"head/{EMBEDDING}")])
+        merged = compose.merge_models(
+            lower, upper, io_map=[(f"backbone/{output}", upper.graph.input[0].name)]
+        )
     except ValueError as error:
         raise ExportError(f"backbone and head don't fit together: {error}") from error
-    merged.producer_name = "polyhead"
-    opsets = {opset.domain: opset.version for opset in merged.opset_import}  # both files' were kept
-    del merged.opset_import[:]
-    merged.opset_import.extend(helper.make_opsetid(*opset) for opset in opsets.items())
-    return _checked(merged, metadata)
+    return checked(merged, metadata)
 
 
-def _keep_output(graph: Any, name: str) -> None:
+def keep_output(graph: Any, name: str) -> None:
     """Remove every output but one, and the nodes and tensors that it doesn't need."""
     kept = [output for output in graph.output if output.name == name]
     if not kept:
@@ -144,13 +149,25 @@ def _captured(node: Any) -> set[str]:
     return {name for graph in graphs for inner in graph.node for name in (*inner.input, *_captured(inner))}
 
 
-def _checked(model: Any, metadata: Mapping[str, str]) -> bytes:
+def checked(model: Any, metadata: Mapping[str, str]) -> bytes:
+    """The file of a model, with what it says of itself. Raises: ExportError: onnx' checker refuses it."""
+    model.producer_name = "polyhead"
+    opsets = {opset.domain: opset.version for opset in model.opset_import}  # of merged files, both were kept
+    del model.opset_import[:]
+    model.opset_import.extend(helper.make_opsetid(*opset) for opset in opsets.items())
     helper.set_model_props(model, dict(metadata))
     try:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise ExportError(f"the exported file is not valid: {error}") from error
     return bytes(model.SerializeToString())
+
+
+def stamped(data: bytes, metadata: Mapping[str, str]) -> bytes:
+    """The same graph with other words about itself. Raises: ExportError."""
+    model = onnx.load_from_string(data)
+    del model.metadata_props[:]
+    return checked(model, metadata)
 
 
 def check_parity(

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from models.arrays import FloatArray, UInt8Array
 from models.backbone import Backbone, weights_digest
-from models.errors import BackboneError
+from models.errors import BackboneError, ExportError
 from models.identity import BackboneIdentity, Precision, Preprocessing, Stage
 
 OPSET = 20  # onnx's own defaults are newer than what onnxruntime reads
@@ -98,16 +98,32 @@ def export_onnx(backbone: Backbone, identity: BackboneIdentity, path: Path) -> N
     Raises: BackboneError: an operation of the network has no ONNX form.
     """
     graph = PixelGraph(backbone).eval()
-    names = (EMBEDDING, *backbone.stages)
+    try:
+        model = traced(graph, _blank(backbone), "pixels", (EMBEDDING, *backbone.stages))
+    except ExportError as error:
+        raise BackboneError(f"backbone {backbone.name}: it can't be exported to ONNX: {error}") from error
+    onnx.helper.set_model_props(
+        model, {"backbone_digest": identity.digest, "polyhead_backbone": identity.to_json()}
+    )
+    onnx.checker.check_model(model)
+    onnx.save(model, path)
+
+
+def traced(module: nn.Module, example: Tensor, input_name: str, outputs: Sequence[str]) -> onnx.ModelProto:
+    """A module as a graph, for any batch size, without metadata.
+
+    Args:   example: two rows: the exporter would take a batch of one for a constant.
+    Raises: ExportError: an operation has no ONNX form; one line.
+    """
     try:
         with _quiet(), torch.inference_mode(False), torch.no_grad():
             program = torch.onnx.export(
-                graph,
-                (_blank(backbone),),
+                module,
+                (example,),
                 dynamo=True,
                 opset_version=OPSET,
-                input_names=["pixels"],
-                output_names=list(names),
+                input_names=[input_name],
+                output_names=list(outputs),
                 dynamic_shapes=({0: "batch"},),
                 external_data=False,
                 verbose=False,
@@ -115,24 +131,17 @@ def export_onnx(backbone: Backbone, identity: BackboneIdentity, path: Path) -> N
         assert program is not None
         model = program.model_proto
     except Exception as error:  # the exporter has no common error; its first line names the operation
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise BackboneError(f"backbone {backbone.name}: it can't be exported to ONNX: {reason}") from error
-    _finish(model, identity)
-    onnx.save(model, path)
-
-
-def _finish(model: onnx.ModelProto, identity: BackboneIdentity) -> None:
+        raise ExportError(
+            str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        ) from error
     model.ir_version = IR_VERSION
     versions = {opset.domain: opset.version for opset in model.opset_import}
     if versions.get("") != OPSET:
-        raise BackboneError(f"backbone {identity.name}: the exporter wrote opset {versions}, not {OPSET}")
+        raise ExportError(f"the exporter wrote opset {versions}, not {OPSET}")
     del model.metadata_props[:]
     for node in model.graph.node:  # the exporter's stack traces, with this machine's paths
         del node.metadata_props[:]
-    onnx.helper.set_model_props(
-        model, {"backbone_digest": identity.digest, "polyhead_backbone": identity.to_json()}
-    )
-    onnx.checker.check_model(model)
+    return model
 
 
 def _blank(backbone: Backbone) -> Tensor:

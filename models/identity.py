@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+EMBEDDING = "embedding"  # the backbone's own output; the others are named as their stages
+
 Precision = Literal["fp32", "bf16"]
 Interpolation = Literal["bicubic", "bilinear", "nearest", "lanczos"]
 CropMode = Literal["center", "squash"]
@@ -57,6 +59,11 @@ class BackboneIdentity:
     precision: Precision
     total_parameters: int  # without its own classifier
     licence: str  # SPDX id, or "unknown"
+
+    @property
+    def outputs(self) -> frozenset[str]:
+        """What a runtime can be asked for."""
+        return frozenset({EMBEDDING, *(stage.name for stage in self.stages)})
 
     @property
     def digest(self) -> str:

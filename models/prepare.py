@@ -2,7 +2,7 @@
 
     cache_dir/
       requests/<key>.json     what was asked for → the digest that answers it
-      <digest>/backbone.onnx  identity.json  reference.npy  manifest.json
+      <digest>/backbone.onnx  identity.json  tails.json  reference.npy  manifest.json
 
 With a warm cache nothing here imports torch. A manifest is written last and holds the sha256 of each file, so
 that an entry that was cut off or damaged counts as missing and is made again.
@@ -20,13 +20,15 @@ from filelock import FileLock
 
 from models.arrays import FloatArray
 from models.errors import BackboneError, ReferenceMismatch
-from models.identity import BackboneConfig, BackboneIdentity
+from models.identity import BackboneConfig, BackboneIdentity, Stage
 from models.prepared import PreparedBackbone, Runtime
 from models.reference import RECORDED, recorded_embeddings, reference_pixels
+from models.tails import FILE as TAILS
 from models.weights import find_weights, is_factory, shown_name
 
 __all__ = ["BackboneConfig", "PreparedBackbone", "check_reference", "prepare_backbone"]
 
+FILES = ("backbone.onnx", "identity.json", "reference.npy", TAILS)
 FORMAT = 1  # of the cache and of the graph: a change makes every entry anew
 # Least cosine to the reference. At fp32 runtimes agree to 1e-5, and versions of libjpeg differ by more; bf16
 # has come down to 0.988 on photos.
@@ -121,9 +123,8 @@ def _warm(request: Path | None, cache_dir: Path) -> BackboneIdentity | None:
 def _intact(folder: Path) -> bool:
     try:
         said = json.loads((folder / "manifest.json").read_text())
-        return said["format"] == FORMAT and all(
-            _sha256(folder / name) == digest for name, digest in said["files"].items()
-        )
+        files = said["files"]
+        return said["format"] == FORMAT and all(_sha256(folder / name) == files[name] for name in FILES)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
 
@@ -131,12 +132,14 @@ def _intact(folder: Path) -> bool:
 def _cold(config: BackboneConfig, request: Path | None, cache_dir: Path) -> BackboneIdentity:
     from models import graph  # noqa: PLC0415 - brings torch
     from models.backbone import build_backbone  # noqa: PLC0415 - brings torch
+    from models.tail import describe_tails  # noqa: PLC0415 - brings torch
 
     backbone = build_backbone(config)
     identity = graph.identify(backbone, config.precision)
     embeddings = graph.embed(backbone, reference_pixels(identity.preprocessing))
     folder = cache_dir / identity.digest
-    if _intact(folder):
+    # what stages a factory declares is no part of the digest, and a graph without one can't serve it
+    if _intact(folder) and _stages(folder) == identity.stages:
         _check_unchanged(embeddings, folder, identity.name)
     else:
         for left in cache_dir.glob("building-*"):  # by a process that was killed: we hold the lock
@@ -145,10 +148,15 @@ def _cold(config: BackboneConfig, request: Path | None, cache_dir: Path) -> Back
             graph.export_onnx(backbone, identity, Path(scratch) / "backbone.onnx")
             np.save(Path(scratch) / "reference.npy", embeddings, allow_pickle=False)
             (Path(scratch) / "identity.json").write_text(identity.to_json())
+            (Path(scratch) / TAILS).write_text(describe_tails(backbone).to_json())
             _move_in(Path(scratch), folder)
     if request is not None:
         _replace(request, identity.to_json())
     return identity
+
+
+def _stages(folder: Path) -> tuple[Stage, ...]:
+    return BackboneIdentity.from_json((folder / "identity.json").read_text()).stages
 
 
 def _check_unchanged(embeddings: FloatArray, folder: Path, name: str) -> None:

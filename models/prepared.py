@@ -7,9 +7,7 @@ from typing import Protocol
 
 from models.arrays import FloatArray, UInt8Array
 from models.errors import BackboneError
-from models.identity import BackboneConfig, BackboneIdentity
-
-EMBEDDING = "embedding"  # the output that every backbone has
+from models.identity import EMBEDDING, BackboneConfig, BackboneIdentity
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

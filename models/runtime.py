@@ -15,13 +15,16 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from models.arrays import FloatArray, UInt8Array
 from models.errors import BackboneError, BackboneMismatch, InvalidHead
-from models.prepared import EMBEDDING, PreparedBackbone, Runtime, check_outputs
+from models.identity import EMBEDDING
+from models.prepared import PreparedBackbone, Runtime, check_outputs
 
 __all__ = [
     "EMBEDDING", "HeadSession", "OpenVinoRuntime", "PreparedBackbone", "Runtime", "check_outputs",
     "cuda_devices", "open_runtime",
 ]  # fmt: skip
 
+FEATURE_MAP = "feature_map"  # what a tail calls its input, whatever stage it is of
+MOST_COMPILED = 8  # sets of outputs that a graph is compiled for; beyond them it computes all
 _OPENVINO_PRECISION = {"fp32": "f32", "bf16": "bf16"}
 
 
@@ -79,6 +82,9 @@ class OpenVinoRuntime:
         wanted = tuple(sorted(set(outputs)))
         if wanted not in self._requests:
             check_outputs(self.identity, wanted)
+            if len(self._requests) >= MOST_COMPILED:
+                wanted = tuple(sorted(self.identity.outputs))
+        if wanted not in self._requests:
             self._requests[wanted] = self._compiled(wanted).create_infer_request()
         return self._requests[wanted]
 
@@ -105,14 +111,16 @@ class OpenVinoRuntime:
 
 
 class HeadSession:
-    """One head on ONNX Runtime: 164 KB, about 20 µs a run.
+    """One head, or a tail with its head, on ONNX Runtime. A head: 164 KB, about 20 µs a run.
 
     Args:   data: the bytes of head.onnx.
-            backbone_digest: of the backbone whose embeddings it will get.
-    Raises: BackboneMismatch: fitted on another backbone's. InvalidHead: damaged, or no head of ours.
+            backbone_digest: of the backbone whose outputs it will get.
+            output: which of them: the embedding, or the stage where a tail begins.
+    Raises: BackboneMismatch: fitted on another backbone's. InvalidHead: damaged, no head of ours, or of
+            another output.
     """
 
-    def __init__(self, data: bytes, backbone_digest: str) -> None:
+    def __init__(self, data: bytes, backbone_digest: str, output: str = EMBEDDING) -> None:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         options.inter_op_num_threads = 1
@@ -127,19 +135,27 @@ class HeadSession:
         outputs = {output.name for output in self._session.get_outputs()}
         inputs = self._session.get_inputs()
         scores = outputs & {"probabilities", "value"}
-        if fitted_on is None or [each.name for each in inputs] != [EMBEDDING] or len(scores) != 1:
+        consumes = metadata.get("backbone_output", EMBEDDING)
+        self._input = EMBEDDING if consumes == EMBEDDING else FEATURE_MAP
+        if fitted_on is None or [each.name for each in inputs] != [self._input] or len(scores) != 1:
             raise InvalidHead("it has not the inputs, outputs and metadata of a head")
         if fitted_on != backbone_digest:
             raise BackboneMismatch(fitted_on=fitted_on, serving=backbone_digest)
+        if consumes != output:
+            raise InvalidHead(f"it takes {consumes!r} of the backbone, and its version says {output!r}")
         self._output = scores.pop()
         self.labels: tuple[str, ...] = tuple(json.loads(metadata.get("labels", "[]")))
 
-    def run(self, embeddings: FloatArray) -> FloatArray:
-        """(N, D) float32 → (N, C) probabilities, or (N, 1) values. Raises InvalidHead for another D."""
+    def run(self, features: FloatArray) -> FloatArray:
+        """(N, D) or (N, *stage shape) float32 → (N, C) probabilities, or (N, 1) values.
+
+        Raises: InvalidHead: they have another shape than it was fitted on.
+        """
         try:
-            (scores,) = self._session.run([self._output], {EMBEDDING: embeddings})
+            (scores,) = self._session.run([self._output], {self._input: features})
         except _ORT_ERRORS as error:
-            raise InvalidHead(f"it refuses embeddings of shape {embeddings.shape}") from error
+            what = "embeddings" if self._input == EMBEDDING else "feature maps"
+            raise InvalidHead(f"it refuses {what} of shape {features.shape}") from error
         return np.asarray(scores, dtype=np.float32)
 
 

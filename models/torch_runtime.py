@@ -9,7 +9,8 @@ from models.arrays import FloatArray, UInt8Array
 from models.backbone import build_backbone
 from models.errors import BackboneError
 from models.graph import PixelGraph, identify
-from models.prepared import EMBEDDING, PreparedBackbone, check_outputs
+from models.identity import EMBEDDING
+from models.prepared import PreparedBackbone, check_outputs
 
 
 class TorchRuntime:

@@ -240,6 +240,8 @@ PROBLEMS: dict[type[PolyheadError], Problem] = {
     StrategyNotAvailable: _problem(422, "strategy_not_available", "Strategy not available"),
     IdempotencyKeyReused: _problem(422, "idempotency_key_reused", "Idempotency key reused"),
     InvalidArchive: _problem(422, "invalid_archive", "Invalid archive"),
+    models.InvalidOption: _problem(422, "invalid_option", "Invalid option"),
+    models.NoTail: _problem(422, "no_tail", "The backbone has no tail to train"),
     models.UntrainableData: _problem(422, "untrainable_data", "Not trainable yet"),
     Overloaded: _problem(429, "overloaded", "Overloaded"),
     models.BackboneError: _problem(500, "backbone_error", "Backbone error"),

@@ -88,6 +88,7 @@ TREE = {
     "tests/unit/": "one module at a time, without a network",
     "tests/integration/": "routes, engine and trainer over real stores and a tiny backbone",
     "tests/e2e/": "real processes: the demo, this page's walk-through, kill -9, SIGTERM",
+    "docs/adaptation.md": "the strategies, their options, how they are served",
     "docs/settings.md": "every setting",
     "docs/errors.md": "every error code",
     "docs/decisions/": "what a newcomer would question, with what was measured",

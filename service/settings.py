@@ -83,6 +83,12 @@ class Settings(BaseSettings):
         (), description="Origins for CORS, as a JSON list; none: CORS is off."
     )
 
+    scratch_dir: Path | None = Field(
+        None, description="Folder of a training's feature maps; default: scratch/ under the data folder."
+    )
+    scratch_bytes: Bytes = Field(
+        8 * 2**30, description="Bytes of one training's feature maps; beyond it fewer views are cached."
+    )
     trainers: Annotated[int, Field(ge=0)] = Field(
         1, description="Trainer processes that `serve` starts itself."
     )
@@ -123,6 +129,10 @@ class Settings(BaseSettings):
     @property
     def resolved_database_url(self) -> str:
         return self.database_url or f"sqlite:///{self.data_dir.resolve() / 'polyhead.db'}"
+
+    @property
+    def resolved_scratch_dir(self) -> Path:
+        return self.scratch_dir or self.data_dir.resolve() / "scratch"
 
     @property
     def resolved_blob_url(self) -> str:

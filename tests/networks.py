@@ -1,5 +1,7 @@
 """Networks of one's own, as a user would bring them: `POLYHEAD_BACKBONE=tests.networks:tiny`."""
 
+from dataclasses import replace
+
 import torch
 from torch import nn
 
@@ -26,3 +28,15 @@ def tiny() -> Backbone:
         name="tiny",
         licence="Apache-2.0",
     )
+
+
+def pointwise() -> Backbone:
+    """As `tiny`, with a wide stem and a pointwise last block, so that low-rank factors stay under 1 %."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        module = nn.Sequential()
+        stem = nn.Sequential(nn.Conv2d(3, 96, 4, stride=4), nn.ReLU(), nn.Conv2d(96, 16, 2, stride=2))
+        module.add_module("stem", stem)
+        module.add_module("body", nn.Sequential(nn.ReLU(), nn.Conv2d(16, 16, 1), nn.ReLU()))
+        module.add_module("pool", nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()))
+    return replace(tiny(), module=module, name="pointwise")

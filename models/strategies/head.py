@@ -52,7 +52,7 @@ class FitResult:
     splits: tuple[SplitName, ...] | None  # of every example; None: evaluated out of fold, none assigned
     split_digest: str  # sha256 over (id, split) or (id, fold)
     evaluation: Literal["test", "out_of_fold"]
-    fitted_on: Literal["train+validation", "all"]  # what the served head was fitted on
+    fitted_on: Literal["train+validation", "all", "train"]  # what is served; train: no time for more
     metrics: dict[str, Any]  # of `evaluated_scores`
     history: list[dict[str, Any]]  # one entry a candidate
     decision: dict[str, Any]  # what was chosen, by what rule, from what
@@ -86,7 +86,7 @@ def fit_head(
         fit = _out_of_fold if mode == "out_of_fold" else _held_out
         result = fit(dataset, rng, report)
     decision = {
-        "inputs": _inputs(dataset),
+        "inputs": inputs_of(dataset),
         "evaluation": {"mode": mode, "because": because},
         **result.decision,
     }
@@ -97,7 +97,7 @@ def fit_head(
     )
 
 
-def _inputs(dataset: Dataset) -> dict[str, Any]:
+def inputs_of(dataset: Dataset) -> dict[str, Any]:
     return {
         "examples": len(dataset),
         "classes": len(dataset.labels),
@@ -111,9 +111,9 @@ def _inputs(dataset: Dataset) -> dict[str, Any]:
 def _held_out(dataset: Dataset, rng: np.random.Generator, report: Report) -> FitResult:
     report({"phase": "splitting"})
     assigned = assign_splits(dataset, rng)
-    rows = {name: _rows(assigned.splits, name) for name in SPLITS}
+    rows = {name: rows_in(assigned.splits, name) for name in SPLITS}
     train, validation, test = rows["train"], rows["validation"], rows["test"]
-    _check_train(dataset, train)
+    check_train(dataset, train)
     report({"phase": "fitting"})
     if len(validation):
         (judged,), _ = judge(dataset, train, [validation], progress=_progress(report))
@@ -139,7 +139,7 @@ def _held_out(dataset: Dataset, rng: np.random.Generator, report: Report) -> Fit
         decision={
             "split": {name: len(members) for name, members in rows.items()},
             "strength": _choice(dataset, judged, chosen_by),
-            "class_weighting": _weighting(weighting),
+            "class_weighting": weighting_record(weighting),
             "warnings": list(assigned.warnings),
         },
     )
@@ -169,17 +169,17 @@ def _out_of_fold(dataset: Dataset, rng: np.random.Generator, report: Report) -> 
         decision={
             "folds": {"count": folds.count, "sizes": np.bincount(folds.numbers).tolist()},
             "strength": _choice(dataset, nested.judged, "cross-validation") | _inner(nested),
-            "class_weighting": _weighting(weighting),
+            "class_weighting": weighting_record(weighting),
             "warnings": [*folds.warnings, *ignored],
         },
     )
 
 
-def _rows(splits: tuple[SplitName, ...], name: SplitName) -> IntArray:
+def rows_in(splits: tuple[SplitName, ...], name: SplitName) -> IntArray:
     return np.array([row for row, split in enumerate(splits) if split == name], dtype=np.int64)
 
 
-def _check_train(dataset: Dataset, train: IntArray) -> None:
+def check_train(dataset: Dataset, train: IntArray) -> None:
     if len(train) < 2:
         raise UntrainableData(
             f"the train split has {len(train)} examples and needs two: give fewer to validation and test"
@@ -217,7 +217,7 @@ def _inner(nested: Nested) -> dict[str, Any]:
     return {"chosen_per_fold": [STRENGTHS[chosen] for chosen in nested.chosen]}
 
 
-def _weighting(weighting: Weighting) -> dict[str, Any]:
+def weighting_record(weighting: Weighting) -> dict[str, Any]:
     return {
         "rule": f"count ** -{BALANCE:g} where a class has more than {IMBALANCED:g} times another's examples",
         "ratio": weighting.ratio,

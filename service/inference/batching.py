@@ -1,7 +1,7 @@
 """What crosses the queue to the worker, and how the jobs of many requests become one batch."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -10,6 +10,7 @@ import structlog
 
 from models.arrays import FloatArray, UInt8Array
 from models.errors import BackboneError, InvalidHead, PolyheadError
+from models.identity import EMBEDDING
 from service.metrics import BACKBONE_IMAGES, BACKBONE_PASSES, BATCH_IMAGES, STAGE_SECONDS
 
 log = structlog.stdlib.get_logger(__name__)
@@ -21,6 +22,7 @@ class HeadRef:
 
     digest: str  # sha256 of head.onnx, hex
     key: str  # of its blob
+    output: str = EMBEDDING  # of the backbone, that it consumes: of a tail, a stage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,8 +97,8 @@ def joined(answers: Sequence[Answer | PolyheadError]) -> Answer:
 
 
 class Head(Protocol):
-    def run(self, embeddings: FloatArray, /) -> FloatArray:
-        """(N, D) -> (N, C) probabilities or (N, 1) value."""
+    def run(self, features: FloatArray, /) -> FloatArray:
+        """(N, D) embeddings or (N, *stage shape) -> (N, C) probabilities or (N, 1) value."""
         ...
 
 
@@ -110,14 +112,21 @@ class Heads(Protocol):
         ...
 
 
-Embed = Callable[[UInt8Array], FloatArray]
+Features = Mapping[str, FloatArray]  # by output of the backbone, each with B rows
 
 
-def run_batch(jobs: Sequence[Job], embed: Embed, heads: Heads) -> list[Answer | PolyheadError]:
+@dataclass(frozen=True, slots=True)
+class Trunk:
+    """The one backbone, that everything branches off from."""
+
+    run: Callable[[UInt8Array, tuple[str, ...]], Features]  # (B, H, W, C) uint8 -> the outputs asked for
+    outputs: frozenset[str]  # that it has: the embedding and the stages
+
+
+def run_batch(jobs: Sequence[Job], trunk: Trunk, heads: Heads) -> list[Answer | PolyheadError]:
     """Put the images of all jobs through the backbone once, and each distinct head once over its rows.
 
     Args:    jobs: of any tasks, with images of one shape.
-             embed: (B, H, W, C) uint8 -> (B, D) float32.
     Returns: one answer a job, in order. A head that fails is an error in the answers that asked for it; a
              backbone that fails is the answer of every job. Nothing is raised for them: the worker goes on.
     """
@@ -128,7 +137,7 @@ def run_batch(jobs: Sequence[Job], embed: Embed, heads: Heads) -> list[Answer | 
         STAGE_SECONDS.labels("queue").observe(max(0.0, started - job.queued_at))
     heads.begin(list({ref: None for job in jobs for ref in job.heads}))
     try:
-        embeddings = _embed(jobs, embed)
+        features = _features(jobs, trunk)
     # Whatever the runtime throws, the requests of this batch are answered and the next batch is tried.
     except Exception as error:
         log.exception("the backbone failed on a batch", images=sum(job.images for job in jobs))
@@ -136,43 +145,50 @@ def run_batch(jobs: Sequence[Job], embed: Embed, heads: Heads) -> list[Answer | 
         return [failure for _ in jobs]
     embedded = time.monotonic()
     STAGE_SECONDS.labels("backbone").observe(embedded - started)
-    outputs = _run_heads(jobs, embeddings, heads)
+    outputs = _run_heads(jobs, features, heads)
     STAGE_SECONDS.labels("heads").observe(time.monotonic() - embedded)
     return [
         Answer(
-            embeddings[rows] if job.embeddings else None,
+            features[EMBEDDING][rows] if job.embeddings else None,
             tuple(outputs[ref, index] for ref in job.heads),
         )
         for index, (job, rows) in enumerate(zip(jobs, _rows(jobs), strict=True))
     ]
 
 
-def _embed(jobs: Sequence[Job], embed: Embed) -> FloatArray:
+def _features(jobs: Sequence[Job], trunk: Trunk) -> Features:
+    """What the jobs need of the backbone, and no more, in one pass."""
+    # one that it doesn't have is that head's failure, not the batch's
+    needed = {ref.output for job in jobs for ref in job.heads} & trunk.outputs
+    if not needed or any(job.embeddings for job in jobs):
+        needed.add(EMBEDDING)
     images = [
         np.frombuffer(job.pixels, np.uint8).reshape(job.shape) for job in jobs if job.images
     ]  # (N, H, W, C)
     pixels = images[0] if len(images) == 1 else np.concatenate(images)  # (B, H, W, C)
-    embeddings = embed(pixels)  # (B, D)
+    features = trunk.run(pixels, tuple(sorted(needed)))
     BACKBONE_PASSES.inc()
     BACKBONE_IMAGES.inc(len(pixels))
     BATCH_IMAGES.observe(len(pixels))
-    return embeddings
+    return features
 
 
 def _run_heads(
-    jobs: Sequence[Job], embeddings: FloatArray, heads: Heads
+    jobs: Sequence[Job], features: Features, heads: Heads
 ) -> dict[tuple[HeadRef, int], FloatArray | PolyheadError]:
     """The output of each head for each job (by its index) that asked for it."""
     rows = _rows(jobs)
+
+    def rows_of(members: list[int]) -> list[slice]:
+        return [rows[index] for index in members]
+
     wanted: dict[HeadRef, list[int]] = {}
     for index, job in enumerate(jobs):
         for ref in dict.fromkeys(job.heads):
             wanted.setdefault(ref, []).append(index)
     outputs: dict[tuple[HeadRef, int], FloatArray | PolyheadError] = {}
     for ref, members in wanted.items():
-        whole = len(members) == len(jobs)
-        features = embeddings if whole else np.concatenate([embeddings[rows[index]] for index in members])
-        scores = _run_head(heads, ref, features)
+        scores = _run_head(heads, ref, features, None if len(members) == len(jobs) else rows_of(members))
         start = 0
         for index in members:
             end = start + jobs[index].images
@@ -181,9 +197,16 @@ def _run_heads(
     return outputs
 
 
-def _run_head(heads: Heads, ref: HeadRef, features: FloatArray) -> FloatArray | PolyheadError:
+def _run_head(
+    heads: Heads, ref: HeadRef, features: Features, rows: list[slice] | None
+) -> FloatArray | PolyheadError:
+    """Args: rows: of the batch, that it is run over; None: all."""
+    if ref.output not in features:
+        return InvalidHead(f"it takes {ref.output!r}, which this server's backbone doesn't give")
+    given = features[ref.output]
     try:
-        return heads.get(ref).run(features)
+        head = heads.get(ref)
+        return head.run(given if rows is None else np.concatenate([given[each] for each in rows]))
     except PolyheadError as error:
         return error
     # One head's failure, whatever it is, must not reach its neighbours in the batch.

@@ -23,12 +23,13 @@ class HeadCache:
     def __init__(
         self,
         fetch: Callable[[str], bytes],
-        open_head: Callable[[bytes], Head],
+        open_head: Callable[[bytes, str], Head],
         *,
         capacity: int,
         patience_s: float = 2.0,
     ) -> None:
-        """Args: fetch: reads a blob by its key; open_head: makes a head of a file's bytes.
+        """Args: fetch: reads a blob by its key; open_head: makes a head of a file's bytes and the
+        output of the backbone that it is to consume.
         patience_s: how long after its start a load is waited for; a slow store must not hold up
         the tasks whose heads are here.
         """
@@ -91,7 +92,7 @@ class HeadCache:
         data = self._fetch(ref.key)
         if hashlib.sha256(data).hexdigest() != ref.digest:
             raise InvalidHead("its bytes are not those that were published")
-        return self._open(data)
+        return self._open(data, ref.output)
 
     def _hold(self, digest: str, head: Head) -> None:
         self._held[digest] = head

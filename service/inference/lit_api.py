@@ -17,7 +17,7 @@ from litserve.utils import LitAPIStatus, LoopResponseType
 
 from models.errors import PolyheadError
 from models.identity import BackboneIdentity
-from service.inference.batching import Answer, Job, run_batch
+from service.inference.batching import Answer, Job, Trunk, run_batch
 from service.inference.board import Board
 from service.inference.heads import HeadCache
 from service.metrics import EXPIRED_JOBS
@@ -71,10 +71,10 @@ class InferenceAPI(LitAPI):  # type: ignore[misc]  # litserve has no types
         digest = self.identity.digest
         self.heads = HeadCache(
             blobs.get,
-            lambda data: HeadSession(data, digest),
+            lambda data, output: HeadSession(data, digest, output),
             capacity=self.settings.head_cache_entries,
         )
-        self.embed = lambda pixels: runtime.run(pixels)["embedding"]
+        self.trunk = Trunk(runtime.run, self.identity.outputs)
         # A killed predecessor's wait on the queue may outlive it, and would swallow a job.
         time.sleep(max(0.0, IDLE_S + 0.1 - self.board.silence_s))
         self.board.worker_is_ready()
@@ -84,7 +84,7 @@ class InferenceAPI(LitAPI):  # type: ignore[misc]  # litserve has no types
         return request
 
     def predict(self, jobs: Sequence[Job]) -> list[Answer | PolyheadError]:
-        return run_batch(jobs, self.embed, self.heads)
+        return run_batch(jobs, self.trunk, self.heads)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Header, Response
 from fastapi.responses import JSONResponse
 from sse_starlette.sse import EventSourceResponse
 
-from models.errors import UntrainableData
+from models.errors import InvalidOption, NoTail, UntrainableData
 from service.errors import (
     InvalidField,
     RunActive,
@@ -54,6 +54,8 @@ def answer_run(run: Run, wait_s: int | None) -> Response:
         RunActive,
         InvalidField,
         StrategyNotAvailable,
+        InvalidOption,
+        NoTail,
         UntrainableData,
         also={200: {"model": RunBody | RunPlan, "description": "Ended already, reused, or a dry run's plan"}},
     ),

@@ -52,11 +52,19 @@ def mistakes(
     response_class=StreamingResponse,
     responses=responses(
         *FILE_ERRORS,
-        also={200: {"description": "ONNX: embedding to logits and probabilities", "content": {ONNX: {}}}},
+        also={
+            200: {
+                "description": "ONNX: embedding or feature map to logits and probabilities",
+                "content": {ONNX: {}},
+            }
+        },
     ),
 )
 def head(version: VersionNumber, task: TaskDep, parts: PartsDep) -> Response:
-    """The head that is served, as a file: `embedding` to `logits` and `probabilities`, or `value`."""
+    """The head that is served, as a file: `embedding` to `logits` and `probabilities`, or `value`.
+
+    Of a version with a tail, from the `feature_map` of its `backbone_output`.
+    """
     found = parts.store.versions.get(task, version)
     if not found.shares_backbone:
         raise OwnsNetwork(task.name, version)

@@ -4,7 +4,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from models.errors import PolyheadError
+from models.errors import InvalidOption, PolyheadError
 from service.errors import InvalidField, LabelConflict, RunActive, problem_of
 
 
@@ -75,6 +75,8 @@ def pointer_to(*keys: str | int) -> str:
 
 
 def _fields(error: PolyheadError, pointer: str) -> list[FieldProblem] | None:
+    if isinstance(error, InvalidOption):
+        return [FieldProblem(pointer=pointer + pointer_to(error.field), detail=str(error))]
     if isinstance(error, InvalidField):
         return [FieldProblem(pointer=pointer + error.pointer, detail=str(error))]
     return [FieldProblem(pointer=pointer, detail=str(error))] if pointer else None

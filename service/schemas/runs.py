@@ -6,6 +6,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
 from models.strategies import STRATEGIES
+from models.strategies.options import BOUNDS, Augmentation, BatchNorm, ClassWeight, Monitor, Schedule
 from service.schemas.base import RequestBody
 from service.schemas.pages import moment
 from service.store.records import PublishPolicy, Run, RunKind, RunState
@@ -14,9 +15,21 @@ Strategy = Annotated[str, Field(max_length=64), WithJsonSchema({"type": "string"
 """Any string is read, so that a known strategy which isn't built gets an error of its own."""
 
 
+def _number(name: str, description: str) -> Any:
+    least, most = BOUNDS[name]
+    return Field(default=None, ge=least, le=most, description=description)
+
+
 class CreateRun(RequestBody):
+    """Below `seed`: options of the strategies that train by gradient; those left out have their defaults."""
+
     model_config = ConfigDict(
-        json_schema_extra={"examples": [{"strategy": "head", "publish": "if_better", "seed": 0}]},
+        json_schema_extra={
+            "examples": [
+                {"strategy": "head", "publish": "if_better", "seed": 0},
+                {"strategy": "last_block", "blocks": 2},
+            ]
+        },
     )
 
     strategy: Strategy = "head"
@@ -30,6 +43,27 @@ class CreateRun(RequestBody):
     dry_run: bool = Field(default=False, description="Only say what would be done.")
     force: bool = Field(default=False, description="Train even if nothing has changed since an equal run.")
     seed: int = Field(default=0, ge=0, lt=2**32, description="Of every random choice.")
+
+    blocks: int | None = _number("blocks", "Of the network's end, that train, or take factors.")
+    epochs: int | None = _number("epochs", "At most, after the warm-up; early stopping ends sooner.")
+    warmup_epochs: int | None = _number("warmup_epochs", "In which the head trains alone.")
+    batch_size: int | None = _number("batch_size", "Examples.")
+    lr: float | None = _number("lr", "Learning rate of the head.")
+    decay: float | None = _number("decay", "Rate of a block over that of the one after it.")
+    weight_decay: float | None = _number("weight_decay", "Decoupled, as AdamW's.")
+    schedule: Schedule | None = Field(default=None, description="Of the rates, after the warm-up.")
+    label_smoothing: float | None = _number("label_smoothing", "A regression has none.")
+    class_weight: ClassWeight | None = Field(default=None, description="auto: as the data asks for.")
+    augmentation: Augmentation | None = Field(
+        default=None, description="light: flips left to right; heavy: top to bottom, too."
+    )
+    average_flips: bool | None = Field(default=None, description="Not served yet: leave it false.")
+    batch_norm: BatchNorm | None = Field(default=None, description="auto: eval wherever frozen or small.")
+    monitor: Monitor | None = Field(default=None, description="What early stopping follows on validation.")
+    patience: int | None = _number("patience", "Epochs without a better validation, after which it ends.")
+    rank: int | None = _number("rank", "`lora`: of the factors, which stay under 1 % of the backbone.")
+    alpha: float | None = _number("alpha", "`lora`: the factors count alpha / rank times.")
+    max_seconds: float | None = _number("max_seconds", "Of the fit; the best so far is kept.")
 
 
 class RunPlan(BaseModel):
@@ -49,6 +83,7 @@ class RunPlan(BaseModel):
                     "labelled": 400,
                     "unlabelled": 12,
                     "per_class": {"armchair": 220, "stool": 180},
+                    "trainable_parameters": 2562,
                     "reuses_version": None,
                 }
             ]
@@ -67,6 +102,7 @@ class RunPlan(BaseModel):
     labelled: int
     unlabelled: int
     per_class: dict[str, int]
+    trainable_parameters: int
     reuses_version: int | None = Field(description="The equal version that would be answered instead.")
 
 

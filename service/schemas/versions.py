@@ -46,6 +46,7 @@ class VersionBody(BaseModel):
                     "trainable_parameters": 2562,
                     "total_parameters": 3374346,
                     "shares_backbone": True,
+                    "backbone_output": "embedding",
                     "head_sha256": "9f86…",
                     "sizes": {"head_bytes": 10732, "backbone_bytes": 13561242},
                     "links": {
@@ -80,6 +81,9 @@ class VersionBody(BaseModel):
     trainable_parameters: int
     total_parameters: int
     shares_backbone: bool
+    backbone_output: str = Field(
+        description="What head.onnx consumes of the backbone: `embedding`, or the stage where a tail begins."
+    )
     head_sha256: str
     sizes: Sizes
     links: Links
@@ -109,6 +113,7 @@ class VersionBody(BaseModel):
             trainable_parameters=version.trainable_parameters,
             total_parameters=version.total_parameters,
             shares_backbone=version.shares_backbone,
+            backbone_output=version.backbone_output,
             head_sha256=version.head_digest,
             sizes=Sizes(head_bytes=version.head_bytes, backbone_bytes=backbone_bytes),
             links=Links(

@@ -5,6 +5,7 @@ from enum import Enum
 from typing import Any, Final, Generic, Literal, TypeVar
 
 from models.errors import PolyheadError
+from models.identity import EMBEDDING
 
 Item = TypeVar("Item")
 
@@ -199,6 +200,7 @@ class NewVersion:
     head_key: str
     head_bytes: int
     predictions_key: str  # blob: what it answered for each evaluated example
+    backbone_output: str = EMBEDDING  # what the head consumes: that, or the stage where its tail begins
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -233,6 +235,7 @@ class Resolved:
     head_digest: str
     head_key: str
     backbone_digest: str
+    backbone_output: str = EMBEDDING
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

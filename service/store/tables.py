@@ -224,6 +224,7 @@ versions = Table(
     Column("head_key", Text, nullable=False),
     Column("head_bytes", BigInteger, nullable=False),
     Column("predictions_key", Text, nullable=False),
+    Column("backbone_output", Text, nullable=False, server_default="embedding"),
     Column("created_at", Double, nullable=False),
 )
 

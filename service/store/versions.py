@@ -68,7 +68,7 @@ def find_version(connection: Connection, task: Task, number: int) -> RowMapping:
 
 def select_resolved() -> sa.Select[Any]:
     """What a prediction needs, without the evidence: that can be many times larger."""
-    same = ("kind", "labels", "threshold", "head_digest", "head_key", "backbone_digest")
+    same = ("kind", "labels", "threshold", "head_digest", "head_key", "backbone_digest", "backbone_output")
     return sa.select(
         tasks.c.id.label("task_id"),
         tasks.c.name.label("task_name"),

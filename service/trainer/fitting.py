@@ -13,7 +13,7 @@ import numpy as np
 from models.arrays import FloatArray
 from models.errors import PolyheadError
 from models.evaluate import align_scores, compare
-from models.export import TOLERANCE, check_parity, head_metadata, head_onnx, model_onnx
+from models.export import TOLERANCE, check_parity, head_metadata, head_onnx, model_onnx, stamped
 from models.identity import BackboneIdentity
 from models.prepare import check_reference, prepare_backbone
 from models.preprocess import DecodedImage, decode_image, perceptual_hash
@@ -30,6 +30,7 @@ from service.trainer.jobs import (
     Fitted,
     Judged,
     JudgeJob,
+    fitted_of,
 )
 
 BATCH = 8  # images in one pass: more are no faster on a CPU, and progress comes in steps of it
@@ -44,18 +45,18 @@ def warm(job: BackboneJob, report: Report) -> None:
     Raises: BackboneError.
     """
     del report
-    _prepared(job)
+    prepared(job)
     try:
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     except (AttributeError, PermissionError):  # only Linux has it, and containers may forbid it
         os.nice(19)
-    _runtime(job)
+    runtime(job)
 
 
 def identify(job: BackboneJob, report: Report) -> BackboneIdentity:
     """Which backbone this trainer works with. Raises: BackboneError."""
     del report
-    return _prepared(job).identity
+    return prepared(job).identity
 
 
 def embed(job: EmbedJob, report: Report) -> list[Embedded | PolyheadError]:
@@ -66,7 +67,7 @@ def embed(job: EmbedJob, report: Report) -> list[Embedded | PolyheadError]:
     answers: list[Embedded | PolyheadError] = []
     for start in range(0, len(job.images), BATCH):
         images = job.images[start : start + BATCH]
-        decoded = [_decode(image, job.backbone, job.max_pixels) for image in images]
+        decoded = [decode(image, job.backbone, job.max_pixels) for image in images]
         vectors = iter(_vectors([each for each in decoded if isinstance(each, DecodedImage)], job.backbone))
         answers += [
             image if isinstance(image, PolyheadError) else _embedded(data, image, next(vectors))
@@ -86,8 +87,7 @@ def fit(job: FitJob, report: Report) -> Fitted:
         report=report,
         min_examples_per_class=job.min_examples_per_class,
     )
-    same = (field for field in Fitted.__dataclass_fields__ if field != "seed")
-    return Fitted(**{field: getattr(result, field) for field in same}, seed=options.seed)
+    return fitted_of(result, seed=options.seed)
 
 
 def export(job: ExportJob, report: Report) -> Exported:
@@ -96,23 +96,29 @@ def export(job: ExportJob, report: Report) -> Exported:
     Raises: ExportError: a file's answers differ from those that are served, by more than fp32 explains.
     """
     del report
-    identity = _prepared(job.backbone).identity
+    identity = prepared(job.backbone).identity
     metadata = head_metadata(
         task=job.task,
         version=job.version,
         kind=job.head.kind,
         labels=job.head.labels,
         identity=identity,
+        output=job.output,
     )
-    head = head_onnx(job.head, metadata=metadata)
-    fitted = job.head.predict(job.embeddings)
-    parity = {"head": check_parity(head, job.embeddings, fitted, scale=job.spread)}
-    decoded = [_decode(image, job.backbone, job.max_pixels) for image in job.images]
+    parity = {}
+    if job.tail is not None:
+        head = stamped(job.tail, metadata)
+    else:
+        head = head_onnx(job.head, metadata=metadata)
+        fitted = job.head.predict(job.embeddings)
+        parity["head"] = check_parity(head, job.embeddings, fitted, scale=job.spread)
+    decoded = [decode(image, job.backbone, job.max_pixels) for image in job.images]
     images = [image for image in decoded if isinstance(image, DecodedImage)]
     if images:
         pixels = np.stack([image.pixels for image in images])
-        served = HeadSession(head, identity.digest).run(_vectors(images, job.backbone))
-        model = model_onnx(_prepared(job.backbone).onnx_path, head)
+        features = runtime(job.backbone).run(pixels, (job.output,))[job.output]
+        served = HeadSession(head, identity.digest, job.output).run(features)
+        model = model_onnx(prepared(job.backbone).onnx_path, head)
         # The file computes in fp32: what a server at bf16 differs by is reported.
         tolerance = TOLERANCE if identity.precision == "fp32" else math.inf
         parity["model"] = check_parity(model, pixels, served, scale=job.spread, tolerance=tolerance)
@@ -130,21 +136,21 @@ def judge(job: JudgeJob, report: Report) -> Judged:
 
 
 @functools.cache
-def _prepared(job: BackboneJob) -> PreparedBackbone:
+def prepared(job: BackboneJob) -> PreparedBackbone:
     return prepare_backbone(job.config, job.cache_dir)
 
 
 @functools.cache
-def _runtime(job: BackboneJob) -> Runtime:
-    prepared = _prepared(job)
-    runtime = open_runtime(prepared)
-    check_reference(runtime, prepared)
-    return runtime
+def runtime(job: BackboneJob) -> Runtime:
+    files = prepared(job)
+    opened = open_runtime(files)
+    check_reference(opened, files)
+    return opened
 
 
-def _decode(data: bytes, backbone: BackboneJob, max_pixels: int) -> DecodedImage | PolyheadError:
+def decode(data: bytes, backbone: BackboneJob, max_pixels: int) -> DecodedImage | PolyheadError:
     try:
-        return decode_image(data, _prepared(backbone).identity.preprocessing, max_pixels=max_pixels)
+        return decode_image(data, prepared(backbone).identity.preprocessing, max_pixels=max_pixels)
     except PolyheadError as error:
         return error
 
@@ -153,7 +159,7 @@ def _vectors(images: list[DecodedImage], backbone: BackboneJob) -> FloatArray:
     """(N, D) embeddings."""
     if not images:
         return np.empty((0, 0), dtype=np.float32)
-    return _runtime(backbone).run(np.stack([image.pixels for image in images]))["embedding"]
+    return runtime(backbone).run(np.stack([image.pixels for image in images]))["embedding"]
 
 
 def _embedded(data: bytes, image: DecodedImage, vector: FloatArray) -> Embedded:

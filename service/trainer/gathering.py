@@ -63,7 +63,7 @@ def embeddings_of(snapshot: Snapshot, bench: Workbench, *, report: Report, lease
     )
     countdown = Countdown(report, len(missing))
     done = 0
-    for chunk in _chunks(bench.store, snapshot.task, missing):
+    for chunk in chunks(bench.store, snapshot.task, missing):
         answers = bench.embed(
             [data for _, data in chunk],
             report=lambda progress, done=done: countdown.show(done + progress["done"]),  # type: ignore[misc]
@@ -80,7 +80,11 @@ def embeddings_of(snapshot: Snapshot, bench: Workbench, *, report: Report, lease
     return found
 
 
-def _chunks(store: Store, task: Task, examples: Sequence[Example]) -> Iterator[list[tuple[Example, bytes]]]:
+def chunks(store: Store, task: Task, examples: Sequence[Example]) -> Iterator[list[tuple[Example, bytes]]]:
+    """Examples with their images, as many at once as go to the child; without those deleted meanwhile.
+
+    Raises: RunFailed: an image is lost.
+    """
     chunk: list[tuple[Example, bytes]] = []
     size = 0
     for example in examples:

@@ -1,19 +1,22 @@
 """What goes to the trainer's child and comes back: values, and the names of the functions that take them.
 
-The functions are in `fitting`, which only the child imports: the trainer itself stays small.
+The functions are in `fitting` and `tuning`, which only the child imports: the trainer itself stays small.
 """
 
 import importlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from models.arrays import FloatArray
 from models.dataset import Dataset, SplitName, Targets
 from models.errors import PolyheadError
 from models.head import Kind, LinearHead
-from models.identity import BackboneConfig, BackboneIdentity
+from models.identity import EMBEDDING, BackboneConfig, BackboneIdentity
 from service.trainer.child import Report
+
+if TYPE_CHECKING:  # it brings what only the child needs
+    from models.strategies.head import FitResult
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -21,12 +24,15 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, slots=True)
 class Work(Generic[Job, Result]):
-    """A function of `fitting`, imported where it is called."""
+    """A function of `fitting` or `tuning`, imported where it is called."""
 
     name: str
+    module: str = "fitting"
 
     def __call__(self, job: Job, report: Report) -> Result:
-        result: Result = getattr(importlib.import_module("service.trainer.fitting"), self.name)(job, report)
+        result: Result = getattr(importlib.import_module(f"service.trainer.{self.module}"), self.name)(
+            job, report
+        )
         return result
 
 
@@ -81,6 +87,42 @@ class Fitted:
     total_parameters: int
     threshold: float | None
     seed: int
+    tail: bytes | None = None  # ONNX from a feature map to the answers; its words are still to come
+    parity: dict[str, float] = field(default_factory=dict)  # of the tail, with what torch answers
+
+
+def fitted_of(
+    result: "FitResult", *, seed: int, tail: bytes | None = None, parity: dict[str, float] | None = None
+) -> Fitted:
+    own = {"seed", "tail", "parity"}
+    same = {name: getattr(result, name) for name in Fitted.__dataclass_fields__ if name not in own}
+    return Fitted(**same, seed=seed, tail=tail, parity=parity or {})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MapsJob:
+    backbone: BackboneJob
+    images: tuple[bytes, ...]  # as uploaded
+    max_pixels: int
+    stage: str  # of the backbone
+    shape: tuple[int, ...]  # of its output, for one image
+    views: tuple[str, ...]
+    start: int  # row of the first image; 0 makes the scratch anew
+    total: int  # rows
+    folder: Path  # of the scratch
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TailFitJob:
+    """Of the images whose feature maps lie in the scratch, row by row."""
+
+    backbone: BackboneJob
+    strategy: str
+    dataset: Dataset
+    options: dict[str, Any]
+    total_backbone_parameters: int
+    min_examples_per_class: int
+    spread: float  # as in ExportJob
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +135,8 @@ class ExportJob:
     images: tuple[bytes, ...]  # a few real ones, for the file that begins at the pixels
     max_pixels: int
     spread: float  # what a difference is measured by: 1, or the deviation of a regression's targets
+    tail: bytes | None = None  # where the head has one of its own
+    output: str = EMBEDDING  # of the backbone, that is consumed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,5 +170,7 @@ WARM: Work[BackboneJob, None] = Work("warm")
 IDENTIFY: Work[BackboneJob, BackboneIdentity] = Work("identify")
 EMBED: Work[EmbedJob, list[Embedded | PolyheadError]] = Work("embed")
 FIT: Work[FitJob, Fitted] = Work("fit")
+MAP_FEATURES: Work[MapsJob, list[PolyheadError | None]] = Work("map_features", "tuning")
+FIT_TAIL: Work[TailFitJob, Fitted] = Work("fit_tail", "tuning")
 EXPORT: Work[ExportJob, Exported] = Work("export")
 JUDGE: Work[JudgeJob, Judged] = Work("judge")

@@ -2,18 +2,31 @@
 
 import hashlib
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from models.dataset import Dataset
+from models.identity import EMBEDDING
 from models.losses import losses
+from models.strategies import STRATEGIES
 from service.errors import StrategyNotAvailable
 from service.store.keys import head_key, predictions_key
 from service.store.records import NewVersion, Run
 from service.trainer.gathering import Snapshot, dataset_of, embeddings_of, sample_images, take_snapshot
-from service.trainer.jobs import EXPORT, FIT, JUDGE, Exported, ExportJob, FitJob, Fitted
+from service.trainer.jobs import (
+    EXPORT,
+    FIT,
+    FIT_TAIL,
+    JUDGE,
+    Exported,
+    ExportJob,
+    FitJob,
+    Fitted,
+    TailFitJob,
+)
 from service.trainer.lease import Lease
+from service.trainer.mapping import Mapped, map_features
 from service.trainer.policy import Decision, Evaluated, decide
 from service.trainer.workbench import Phases, Workbench
 
@@ -22,20 +35,24 @@ PARITY_IMAGES = 2  # on which model.onnx must answer as the server does
 
 
 def train(run: Run, bench: Workbench, lease: Lease) -> None:
-    """Fit a head on a task's examples and make a version of it, which ends the run.
+    """Fit a head, or a tail with its head, on a task's examples and make a version of it, which ends the run.
 
     Raises: UntrainableData, BackboneMismatch, ExportError, RunFailed: the run has failed.
             Interrupted, LostLease, UnknownTask: it is to be left.
     """
-    if run.strategy != "head":
+    if run.strategy not in STRATEGIES:
         raise StrategyNotAvailable(str(run.strategy))
     bench.check_backbone(run)
     training = _Training(run=run, bench=bench, lease=lease, phases=Phases(lease))
     snapshot = training.load()
     dataset = training.embed(snapshot)
-    fitted = training.fit(snapshot, dataset)
-    exported = training.export(snapshot, dataset, fitted)
-    training.publish(snapshot, dataset, fitted, exported)
+    if run.strategy == "head":
+        output, fitted = EMBEDDING, training.fit(snapshot, dataset)
+    else:
+        mapped, fitted = training.fit_tail(snapshot, dataset)
+        output, dataset = mapped.stage, mapped.dataset
+    exported = training.export(snapshot, dataset, fitted, output)
+    training.publish(snapshot, dataset, fitted, exported, output)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,13 +84,41 @@ class _Training:
         )
         with self.phases.phase("fitting") as report:
             fitted = self.bench.call(FIT, job, report=report, lease=self.lease)
+        self._assign_splits(snapshot, dataset, fitted)
+        return fitted
+
+    def fit_tail(self, snapshot: Snapshot, dataset: Dataset) -> tuple[Mapped, Fitted]:
+        """As `fit`, on the trunk's feature maps, which are gone when this returns."""
+        try:
+            with self.phases.phase("mapping") as report:
+                mapped = map_features(
+                    self.run, snapshot, dataset, self.bench, report=report, lease=self.lease
+                )
+            job = TailFitJob(
+                backbone=self.bench.backbone,
+                strategy=str(self.run.strategy),
+                dataset=mapped.dataset,
+                options=self.run.options,
+                total_backbone_parameters=self.bench.identity.total_parameters,
+                min_examples_per_class=self.bench.settings.min_examples_per_class,
+                spread=_spread(mapped.dataset),
+            )
+            with self.phases.phase("fitting") as report:
+                fitted = self.bench.call(FIT_TAIL, job, report=report, lease=self.lease)
+        except BaseException:
+            self.bench.child.restart()  # it holds the feature maps, wherever this ended
+            raise
+        fitted = replace(fitted, decision=fitted.decision | {"feature_maps": mapped.record})
+        self._assign_splits(snapshot, mapped.dataset, fitted)
+        return mapped, fitted
+
+    def _assign_splits(self, snapshot: Snapshot, dataset: Dataset, fitted: Fitted) -> None:
         if fitted.splits is not None:
             known = zip(dataset.ids, fitted.splits, dataset.splits, strict=True)
             new = {id_: split for id_, split, before in known if before is None}
             self.bench.store.examples.assign_splits(snapshot.task, new)
-        return fitted
 
-    def export(self, snapshot: Snapshot, dataset: Dataset, fitted: Fitted) -> Exported:
+    def export(self, snapshot: Snapshot, dataset: Dataset, fitted: Fitted, output: str) -> Exported:
         with self.phases.phase("exporting") as report:
             job = ExportJob(
                 backbone=self.bench.backbone,
@@ -83,11 +128,15 @@ class _Training:
                 embeddings=dataset.embeddings[:PARITY_EMBEDDINGS],
                 images=tuple(sample_images(self.bench.store, snapshot, PARITY_IMAGES)),
                 max_pixels=self.bench.settings.max_image_pixels,
-                spread=float(dataset.targets.std()) if dataset.kind == "regression" else 1.0,
+                spread=_spread(dataset),
+                tail=fitted.tail,
+                output=output,
             )
             return self.bench.call(EXPORT, job, report=report, lease=self.lease)
 
-    def publish(self, snapshot: Snapshot, dataset: Dataset, fitted: Fitted, exported: Exported) -> None:
+    def publish(
+        self, snapshot: Snapshot, dataset: Dataset, fitted: Fitted, exported: Exported, output: str
+    ) -> None:
         """Make the files durable, then the row; only that makes them a version."""
         store, task = self.bench.store, snapshot.task
         predictions = _predictions(dataset, fitted)
@@ -100,7 +149,7 @@ class _Training:
             store.blobs.put_new(predictions_key(task, predictions_digest), predictions)
         seconds = self.phases.seconds
         version = NewVersion(
-            strategy="head",
+            strategy=str(self.run.strategy),
             kind=task.kind,
             labels=fitted.head.labels,
             threshold=fitted.threshold,
@@ -112,7 +161,7 @@ class _Training:
             fitted_on=fitted.fitted_on,
             metrics=fitted.metrics,
             history=fitted.history,
-            decision=fitted.decision | {"parity": exported.parity, "seconds": seconds},
+            decision=fitted.decision | {"parity": fitted.parity | exported.parity, "seconds": seconds},
             backbone_digest=self.bench.identity.digest,
             trainable_parameters=fitted.trainable_parameters,
             total_parameters=fitted.total_parameters,
@@ -121,6 +170,7 @@ class _Training:
             head_key=head_key(task, head_digest),
             head_bytes=len(exported.head),
             predictions_key=predictions_key(task, predictions_digest),
+            backbone_output=output,
         )
         self.lease.check()
         store.runs.publish(
@@ -144,6 +194,11 @@ class _Training:
             ),
             judge=lambda job: self.bench.call(JUDGE, job, report=self.lease.tell, lease=self.lease),
         )
+
+
+def _spread(dataset: Dataset) -> float:
+    """What a difference between two answers is measured by."""
+    return float(dataset.targets.std()) if dataset.kind == "regression" else 1.0
 
 
 def _predictions(dataset: Dataset, fitted: Fitted) -> bytes:

@@ -4,10 +4,12 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from models.errors import BackboneMismatch, PolyheadError
 from models.identity import BackboneIdentity
+from models.tails import Tails, read_tails
 from service.settings import Settings
 from service.store import Store
 from service.store.records import Run
@@ -19,13 +21,18 @@ CHUNK_IMAGES = 64  # that go to the child, and to the store, at once
 CHUNK_BYTES = 32 * 2**20
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Workbench:
     settings: Settings
     store: Store
     child: Child
     backbone: BackboneJob
     identity: BackboneIdentity  # of that backbone
+
+    @cached_property
+    def tails(self) -> Tails:
+        """Which tails it offers."""
+        return read_tails(self.backbone.cache_dir / self.identity.digest / "backbone.onnx")
 
     def check_backbone(self, run: Run) -> None:
         """Raises: BackboneMismatch: the run was asked for on another backbone than this trainer has."""

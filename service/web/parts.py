@@ -8,6 +8,7 @@ from pathlib import Path
 from fastapi import FastAPI
 
 from models.identity import BackboneIdentity
+from models.tails import Tails, read_tails
 from service.engine import Engine
 from service.settings import Settings
 from service.store import Store
@@ -23,6 +24,7 @@ class Parts:
     engine: Engine
     identity: BackboneIdentity  # of the backbone that this deployment serves
     backbone_file: Path  # backbone.onnx
+    tails: Tails  # that it offers
     runtime: str  # what runs the backbone: "openvino" or "torch"
     decoder: Decoder
     resolver: Resolver
@@ -46,6 +48,7 @@ class Parts:
             engine=engine,
             identity=identity,
             backbone_file=backbone_file,
+            tails=read_tails(backbone_file),
             runtime=runtime,
             decoder=Decoder(
                 identity.preprocessing,

@@ -7,6 +7,7 @@ from models.trainable import check_trainable, evaluation_rule
 from service.errors import InvalidField, StaleETag, StrategyNotAvailable, UnknownAlias
 from service.schemas.runs import CreateRun, RunPlan
 from service.store.records import PRODUCTION, NewRun, Run, Task, TaskSummary
+from service.web.options import canonical_options, check_installed, tail_of, trainable_parameters
 from service.web.parts import Parts
 
 
@@ -16,22 +17,31 @@ class Plan:
     summary: TaskSummary
     run: NewRun
     equal_version: int | None  # made of the same data with the same options
+    trainable_parameters: int
 
 
 def plan(parts: Parts, task: Task, body: CreateRun) -> Plan:
     """Check that a run can succeed, and whether its result is there already.
 
-    Raises: StrategyNotAvailable, InvalidField, UntrainableData.
+    Raises: StrategyNotAvailable, InvalidField, InvalidOption, NoTail, UntrainableData.
     """
     _check_strategy(body.strategy)
+    options = canonical_options(body)
     store, digest = parts.store, parts.identity.digest
     summary = store.tasks.summary(task, digest)
     check_trainable(task.kind, summary.per_class, summary.labelled, parts.settings.min_examples_per_class)
+    tail = tail_of(
+        options,
+        parts.tails,
+        labelled=summary.labelled,
+        total_parameters=parts.identity.total_parameters,
+        scratch_bytes=parts.settings.scratch_bytes,
+    )
     run = NewRun(
         task_id=task.id,
         kind="train",
         strategy=body.strategy,
-        options={"seed": body.seed},
+        options=options,
         publish=body.publish,
         backbone_digest=digest,
     )
@@ -40,7 +50,8 @@ def plan(parts: Parts, task: Task, body: CreateRun) -> Plan:
         if body.force
         else store.versions.find_equal(task, body.strategy, run.options, task.data_revision, digest)
     )
-    return Plan(task, summary, run, equal)
+    trainable = trainable_parameters(task, parts.identity.embedding_dim, tail, options)
+    return Plan(task, summary, run, equal, trainable)
 
 
 def describe(parts: Parts, planned: Plan) -> RunPlan:
@@ -58,6 +69,7 @@ def describe(parts: Parts, planned: Plan) -> RunPlan:
         labelled=summary.labelled,
         unlabelled=summary.examples - summary.labelled,
         per_class=summary.per_class,
+        trainable_parameters=planned.trainable_parameters,
         reuses_version=planned.equal_version,
     )
 
@@ -79,6 +91,7 @@ def queue(parts: Parts, planned: Plan, now: float) -> Run:
 
 def _check_strategy(strategy: str) -> None:
     if strategy in STRATEGIES:
+        check_installed(strategy)
         return
     if strategy in ALL_STRATEGIES:
         raise StrategyNotAvailable(strategy)

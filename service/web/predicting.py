@@ -61,7 +61,7 @@ async def decode(parts: Parts, read: ImageRequest[Any]) -> Decoded:
 
 
 def head_of(resolved: Resolved) -> HeadRef:
-    return HeadRef(digest=resolved.head_digest, key=resolved.head_key)
+    return HeadRef(resolved.head_digest, resolved.head_key, resolved.backbone_output)
 
 
 def predictions(resolved: Resolved, images: Decoded, outputs: FloatArray, shape: Shape) -> list[Prediction]:

@@ -33,8 +33,9 @@ class Shelf:
 class Named:
     """A head that knows which bytes it was made of."""
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes, output: str) -> None:
         self.data = data
+        self.output = output
 
     def run(self, embeddings: FloatArray) -> FloatArray:
         return embeddings

@@ -317,3 +317,8 @@ def test_a_file_that_is_no_head_is_refused(data):
 def test_embeddings_of_another_size_are_refused(shape):
     with pytest.raises(InvalidHead, match="refuses embeddings"):
         HeadSession(head(), DIGEST).run(np.zeros(shape, np.float32))
+
+
+def test_a_head_is_refused_where_a_tail_was_published():
+    with pytest.raises(InvalidHead, match="its version says 'layer3'"):
+        HeadSession(head(), DIGEST, "layer3")

@@ -9,16 +9,17 @@ from typing import Any
 import anyio.to_thread
 from starlette.testclient import TestClient
 
-from models.arrays import UInt8Array
+from models.arrays import FloatArray, UInt8Array
 from models.identity import BackboneIdentity
 from models.prepare import PreparedBackbone
 from models.runtime import HeadSession, Runtime
 from service.app import create_app
-from service.inference.batching import Answer, HeadRef, joined, run_batch, split
+from service.inference.batching import Answer, HeadRef, Trunk, joined, run_batch, split
 from service.inference.heads import HeadCache
 from service.settings import Settings
 from service.store import Store
 from service.store.records import Run
+from service.trainer import tuning
 from service.trainer.jobs import BackboneJob
 from service.trainer.workbench import Workbench
 from service.trainer.worker import work_on
@@ -30,9 +31,12 @@ class LocalEngine:
 
     def __init__(self, runtime: Runtime, identity: BackboneIdentity, store: Store) -> None:
         self._identity = identity
-        self._embed = lambda pixels: runtime.run(pixels)["embedding"]
+        self._runtime = runtime
+        self.asked: list[tuple[str, ...]] = []  # outputs of each pass of the backbone
         self._heads = HeadCache(
-            store.blobs.get, lambda data: HeadSession(data, identity.digest), capacity=1024
+            store.blobs.get,
+            lambda data, output: HeadSession(data, identity.digest, output),
+            capacity=1024,
         )
         self.fails_with: Exception | None = None  # what every submission meets
         self.stopping = False
@@ -57,7 +61,15 @@ class LocalEngine:
             raise self.fails_with
         jobs = split(pixels, tuple(heads), embeddings=embeddings, size=8, queued_at=0, deadline=1e12)
         self.images += len(pixels)
-        return joined(await anyio.to_thread.run_sync(run_batch, jobs, self._embed, self._heads))
+        return joined(
+            await anyio.to_thread.run_sync(
+                run_batch, jobs, Trunk(self._run, self._identity.outputs), self._heads
+            )
+        )
+
+    def _run(self, pixels: UInt8Array, outputs: tuple[str, ...]) -> dict[str, FloatArray]:
+        self.asked.append(outputs)
+        return self._runtime.run(pixels, outputs)
 
 
 class Here:
@@ -66,6 +78,9 @@ class Here:
     def call(self, work: Any, job: Any, *, report: Any, check: Any) -> Any:
         check()
         return work(job, report)
+
+    def restart(self) -> None:
+        tuning.drop()
 
 
 @dataclass

@@ -1,0 +1,67 @@
+"""Strategy `last_block`: the last blocks train on cached feature maps of the frozen trunk. Imports torch."""
+
+import copy
+from dataclasses import replace
+
+from models.dataset import Dataset
+from models.strategies.budget import Clock
+from models.strategies.explore import Recipe, explore
+from models.strategies.finish import TunedFit, finish
+from models.strategies.options import LastBlockOptions
+from models.strategies.sources import FeatureMaps, FeatureSource
+from models.strategies.training import Report
+from models.tail import Split
+
+
+def last_block(
+    dataset: Dataset,
+    maps: FeatureMaps,
+    split: Split,
+    options: LastBlockOptions,
+    *,
+    total_backbone_parameters: int,
+    device: str = "cpu",
+) -> Recipe:
+    """What `explore` and `finish` take.
+
+    Args:   maps: (N, V, *split.shape) float16, the first view the image as it is; of `split.stage`,
+            in the dataset's order.
+    Raises: ValueError: they are of another shape.
+    """
+    if len(maps) != len(dataset) or maps.shape[2:] != split.shape:
+        raise ValueError(f"feature maps {maps.shape} for {len(dataset)} examples of shape {split.shape}")
+    return Recipe(
+        strategy="last_block",
+        dataset=dataset,
+        source=FeatureSource(maps, average_flips=options.average_flips, device=device),
+        build=lambda: copy.deepcopy(split.tail),
+        blocks=tuple(
+            replace(block, parameters=tuple(f"network.{name}" for name in block.parameters))
+            for block in split.blocks
+        ),
+        options=options,
+        total_backbone_parameters=total_backbone_parameters,
+        device=device,
+    )
+
+
+def fit_last_block(
+    dataset: Dataset,
+    maps: FeatureMaps,
+    split: Split,
+    options: LastBlockOptions,
+    *,
+    total_backbone_parameters: int,
+    report: Report,
+    clock: Clock | None = None,
+    min_examples_per_class: int = 2,
+) -> TunedFit:
+    """Train and evaluate a tail and its head; the same arguments give the same weights.
+
+    Args:   report: called with {"phase", "epoch"?, "epochs"?, "train_loss"?, "validation_loss"?, "score"?,
+            "seconds_left"?} as the work goes on; clock: seconds, monotonic; without it nothing is timed.
+    Raises: UntrainableData, as `fit_head`.
+    """
+    recipe = last_block(dataset, maps, split, options, total_backbone_parameters=total_backbone_parameters)
+    candidate = explore(recipe, report=report, clock=clock, min_examples_per_class=min_examples_per_class)
+    return finish(candidate, report=report)

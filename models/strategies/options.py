@@ -1,0 +1,114 @@
+"""What a user may set of each strategy that trains by gradient, and its bounds.
+
+Imports neither torch nor numpy: the HTTP process refuses bad options with it, before a run is queued.
+"""
+
+import math
+from dataclasses import dataclass, fields
+from typing import Any, Literal, get_args, get_origin
+
+from models.errors import InvalidOption
+
+Augmentation = Literal["none", "light", "heavy"]
+Schedule = Literal["cosine", "constant"]
+BatchNorm = Literal["auto", "eval", "train"]
+ClassWeight = Literal["auto", "none"]
+Monitor = Literal["loss", "score"]
+
+# number: least and most allowed, both included
+BOUNDS: dict[str, tuple[float, float]] = {
+    "seed": (0, 2**32 - 1),
+    "epochs": (0, 1000),
+    "warmup_epochs": (0, 100),
+    "batch_size": (1, 4096),
+    "lr": (1e-8, 10.0),
+    "decay": (1e-4, 1.0),
+    "weight_decay": (0.0, 10.0),
+    "label_smoothing": (0.0, 0.9),
+    "patience": (1, 1000),
+    "max_seconds": (1.0, 30 * 86_400.0),
+    "blocks": (1, 1000),
+    "unfreeze_every": (1, 1000),
+    "rank": (1, 4096),
+    "alpha": (1e-3, 1e4),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingOptions:
+    """What all gradient strategies share. Raises InvalidOption, which names the field."""
+
+    seed: int = 0  # of the split, the batches, the augmentation and dropout
+    epochs: int = 12  # at most, after the warm-up; early stopping ends sooner
+    warmup_epochs: int = 1  # in which the head trains alone
+    batch_size: int = 32  # examples
+    lr: float = 1e-3  # of the head
+    decay: float = 0.3  # rate of a block over that of the one after it
+    weight_decay: float = 0.01  # decoupled, as AdamW's
+    schedule: Schedule = "cosine"  # of the rates, after the warm-up
+    label_smoothing: float = 0.0  # 0-1; a regression has none
+    class_weight: ClassWeight = "auto"  # auto: the rule of strategy head
+    augmentation: Augmentation = "light"
+    average_flips: bool = False  # answer with the mean logits of the augmentation's flips
+    batch_norm: BatchNorm = "auto"  # auto: eval where frozen, and everywhere on little data
+    monitor: Monitor = "score"  # what early stopping follows on validation; loss breaks ties of score
+    patience: int = 8  # epochs without a better validation, after which training ends
+    max_seconds: float | None = None  # for all of the fit; the best so far is kept
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LastBlockOptions(TrainingOptions):
+    blocks: int = 1  # of the end of the network, in the tail
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FinetuneOptions(TrainingOptions):
+    epochs: int = 10
+    unfreeze_every: int | None = None  # epochs; None: all blocks train once the head is warm
+    single_lr: bool = False  # for comparison: one rate for every layer
+    pretrained: bool = True  # False, for comparison: from random weights
+    head_start: Literal["exact", "random"] = "exact"  # exact: the optimum of strategy head
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoraOptions(TrainingOptions):
+    blocks: int = 1
+    rank: int = 4
+    alpha: float = 8.0  # the update counts alpha / rank times
+    lr: float = 2e-3
+    decay: float = 1.0
+
+
+OPTIONS: dict[str, type[TrainingOptions]] = {  # of those that are served
+    "last_block": LastBlockOptions,
+    "lora": LoraOptions,
+}
+
+
+def check_fields(options: Any) -> None:
+    """Raises: InvalidOption: a value of another type, no number, or out of bounds."""
+    for field in fields(options):
+        value = getattr(options, field.name)
+        kinds = get_args(field.type) if get_origin(field.type) is not Literal else (field.type,)
+        if value is None and type(None) in kinds:
+            continue
+        if get_origin(field.type) is Literal:
+            if value not in get_args(field.type):
+                raise InvalidOption(field.name, f"must be one of {', '.join(get_args(field.type))}")
+        elif field.type is bool:
+            if not isinstance(value, bool):
+                raise InvalidOption(field.name, "must be true or false")
+        else:
+            _check_number(field.name, value, whole=field.type is int or int in kinds)
+
+
+def _check_number(name: str, value: Any, *, whole: bool) -> None:
+    least, most = BOUNDS[name]
+    right = isinstance(value, int) or (isinstance(value, float) and not whole)
+    if isinstance(value, bool) or not right:
+        raise InvalidOption(name, f"must be a {'whole ' if whole else ''}number")
+    if not math.isfinite(value) or not least <= value <= most:
+        raise InvalidOption(name, f"must be between {least:g} and {most:g}")

@@ -1,0 +1,272 @@
+"""The one training loop of all gradient strategies. Imports torch.
+
+The head warms up alone; then blocks train with it, each at the rate of its own group. After every epoch
+validation is answered; the best state so far, the start included, is what is kept. Time comes from a clock
+that is handed in, randomness from a seed: the same arguments train the same weights on the same machine.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from models.arrays import FloatArray, IntArray
+from models.blocks import HEAD, parameter_groups
+from models.dataset import Targets
+from models.evaluate import evaluate
+from models.head import Kind, answers
+from models.strategies.adapted import Adapted
+from models.strategies.budget import Budget
+from models.strategies.objective import Objective
+from models.strategies.options import TrainingOptions
+
+SMALL = 5_000  # training examples below which batch statistics are left alone, at batch_norm auto
+ANSWERED = 64  # examples a batch where nothing trains
+
+Report = Callable[[dict[str, Any]], None]
+
+
+class Source(Protocol):
+    """Where the inputs of the trained network come from."""
+
+    passes: int  # answers of an example that are averaged
+
+    def training(self, rows: IntArray, rng: np.random.Generator) -> Tensor:
+        """One batch, augmented: (n, *input shape) float32."""
+
+    def answering(self, rows: IntArray, number: int) -> Tensor:
+        """The same examples as pass `number` sees them, the same each time."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Lesson:
+    """What is to be learned, and how."""
+
+    kind: Kind
+    targets: Targets  # of all examples
+    source: Source
+    objective: Objective  # that is trained on
+    options: TrainingOptions
+    unfreeze_every: int | None = None  # epochs, of FinetuneOptions
+    single_lr: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Trained:
+    """The network itself was left in the state of `epochs`."""
+
+    epochs: int  # that the kept state was trained for; 0: it is the start
+    history: list[dict[str, Any]] = field(default_factory=list)  # one entry an epoch, the start first
+    logits: FloatArray | None = None  # (m, C) of the rows held out, by the kept state
+    seconds_per_epoch: float = 0.0
+    ended: str = "epochs"  # what ended it: epochs, patience or max_seconds
+
+
+def train(
+    adapted: Adapted,
+    lesson: Lesson,
+    rows: IntArray,
+    held: IntArray,
+    *,
+    judge: Objective,
+    budget: Budget,
+    report: Report,
+    reserve: float = 0.0,
+    stop_after: int | None = None,
+) -> Trained:
+    """Train on `rows`, keep what is best on `held`; without `held`, what the last epoch gives.
+
+    Args:   judge: the loss that validation is measured by; reserve: what an epoch of a later refit costs, in
+            epochs of this one: so much time a kept epoch is left over; stop_after: epochs, of a schedule
+            that is planned for all.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(lesson.options.seed)
+        course = _Course(
+            adapted, lesson, rows=rows, held=held, judge=judge, budget=budget, report=report, reserve=reserve
+        )
+        return course.run(stop_after)
+
+
+def predict(adapted: Adapted, source: Source, rows: IntArray) -> FloatArray:
+    """(m, C) float32 logits, or values of a regression: the mean over the passes."""
+    modes = {module: module.training for module in adapted.modules()}
+    adapted.eval()
+    found = []
+    with torch.inference_mode():
+        for start in range(0, len(rows), ANSWERED):
+            batch = rows[start : start + ANSWERED]
+            logits = [adapted(source.answering(batch, number)) for number in range(source.passes)]
+            found.append(adapted.head.answers(torch.stack(logits).mean(dim=0)).cpu().numpy())
+    for module, mode in modes.items():
+        module.training = mode
+    outputs = adapted.head.out_features
+    return np.concatenate(found) if found else np.zeros((0, outputs), dtype=np.float32)
+
+
+class _Course:
+    def __init__(
+        self,
+        adapted: Adapted,
+        lesson: Lesson,
+        *,
+        rows: IntArray,
+        held: IntArray,
+        judge: Objective,
+        budget: Budget,
+        report: Report,
+        reserve: float,
+    ) -> None:
+        self.adapted, self.lesson, self.rows, self.held = adapted, lesson, rows, held
+        self.judge, self.budget, self.report, self.reserve = judge, budget, report, reserve
+        self.options = lesson.options
+        self.epochs = self.options.warmup_epochs + self.options.epochs
+        self.rng = np.random.default_rng(self.options.seed)
+        self.steps = 0
+        self.began = budget.now()
+        self.history: list[dict[str, Any]] = []
+        self.best: tuple[float, float] | None = None
+        self.best_epoch = 0
+        self.best_state: dict[str, Tensor] = {}
+        self.best_logits: FloatArray | None = None
+
+    def run(self, stop_after: int | None) -> Trained:
+        optimiser = self._optimiser()
+        last = self.epochs if stop_after is None else min(stop_after, self.epochs)
+        ended = "epochs"
+        self._measure(0, None)
+        for epoch in range(1, last + 1):
+            self.adapted.thaw(self._depth(epoch), norms_train=self._norms_train())
+            loss = self._epoch(epoch, optimiser)
+            if loss is None:
+                ended = "max_seconds"
+                break
+            self._measure(epoch, loss)
+            if (
+                len(self.held)
+                and epoch - max(self.best_epoch, self.options.warmup_epochs) >= self._patience()
+            ):
+                ended = "patience"
+                break
+        if self.best_state:
+            self.adapted.load_state_dict(self.best_state)
+        self.adapted.eval().requires_grad_(requires_grad=False)
+        return Trained(
+            epochs=self.best_epoch,
+            history=self.history,
+            logits=self.best_logits,
+            seconds_per_epoch=self._seconds_per_epoch(),
+            ended=ended,
+        )
+
+    def _patience(self) -> int:
+        """Gradual unfreezing is given the time to reach the next block."""
+        return max(self.options.patience, (self.lesson.unfreeze_every or 0) + 1)
+
+    def _depth(self, epoch: int) -> int:
+        """How many blocks train in an epoch; they count from 1."""
+        since = epoch - self.options.warmup_epochs - 1
+        if since < 0:
+            return 0
+        every, count = self.lesson.unfreeze_every, len(self.adapted.blocks)
+        return count if every is None else min(count, 1 + since // every)
+
+    def _norms_train(self) -> bool:
+        wanted = self.options.batch_norm
+        return wanted == "train" or (wanted == "auto" and len(self.rows) >= SMALL)
+
+    def _optimiser(self) -> torch.optim.AdamW:
+        decay = 1.0 if self.lesson.single_lr else self.options.decay
+        adapted = self.adapted
+        groups = parameter_groups(adapted.blocks, adapted.network, adapted.head, self.options.lr, decay)
+        for group in groups:
+            group["base_lr"] = group["lr"]
+        return torch.optim.AdamW(groups, weight_decay=self.options.weight_decay)
+
+    def _epoch(self, epoch: int, optimiser: torch.optim.AdamW) -> float | None:
+        """Returns: the mean loss; None: time was up before its end."""
+        total = 0.0
+        batches = list(self._batches())
+        for number, batch in enumerate(batches):
+            if self._time_is_up():
+                return None
+            self._set_rates(optimiser, epoch, number / len(batches))
+            optimiser.zero_grad(set_to_none=True)
+            loss = self.lesson.objective(self.adapted(self.lesson.source.training(batch, self.rng)), batch)
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimiser.step()
+            total += float(loss.detach()) * len(batch)
+            self.steps += 1
+        return total / len(self.rows)
+
+    def _batches(self) -> Iterator[IntArray]:
+        order = self.rng.permutation(self.rows)
+        count = max(1, math.ceil(len(order) / self.options.batch_size))
+        yield from np.array_split(
+            order, count
+        )  # of nearly equal sizes: a last batch of one has no statistics
+
+    def _set_rates(self, optimiser: torch.optim.AdamW, epoch: int, part: float) -> None:
+        done = max(0.0, epoch - 1 + part - self.options.warmup_epochs) / max(1, self.options.epochs)
+        share = 0.5 * (1 + math.cos(math.pi * done)) if self.options.schedule == "cosine" else 1.0
+        # Adam's first steps are of full length whatever the gradient: pretrained weights begin gently
+        ramp = min(1.0, done * self.options.epochs + 1 / 32)
+        for group in optimiser.param_groups:
+            group["lr"] = group["base_lr"] * share * (1.0 if group["name"] == HEAD else ramp)
+
+    def _measure(self, epoch: int, loss: float | None) -> None:
+        """Note an epoch, and keep its state where it is the best so far."""
+        entry: dict[str, Any] = {"epoch": epoch, "phase": self._phase(epoch), "train_loss": loss}
+        if len(self.held):
+            logits = predict(self.adapted, self.lesson.source, self.held)
+            entry |= self._judged(logits)
+            rank = self._rank(entry)
+            if self.best is None or rank > self.best:
+                self.best, self.best_epoch = rank, epoch
+                self.best_state, self.best_logits = self.adapted.state(), logits
+        else:
+            self.best_epoch = epoch
+        self.history.append(entry)
+        self.report({**entry, "epochs": self.epochs, "seconds_left": self._seconds_left(epoch)})
+
+    def _phase(self, epoch: int) -> str:
+        if epoch == 0:
+            return "start"
+        return "training" if epoch > self.options.warmup_epochs else "warming up"
+
+    def _judged(self, logits: FloatArray) -> dict[str, Any]:
+        head = self.adapted.head
+        raw = torch.from_numpy((logits - head.centre) / head.spread)
+        kind, targets = self.lesson.kind, self.lesson.targets[self.held]
+        labels = tuple(str(column) for column in range(logits.shape[1]))
+        primary = evaluate(kind, labels, targets, answers(kind, logits))["primary"]
+        return {
+            "validation_loss": float(self.judge(raw, self.held)),
+            "score": primary["value"],
+            "higher_is_better": primary["higher_is_better"],
+        }
+
+    def _rank(self, entry: dict[str, Any]) -> tuple[float, float]:
+        by_loss = -entry["validation_loss"] if math.isfinite(entry["validation_loss"]) else -math.inf
+        score = entry.pop("score") if entry["score"] is None else entry["score"]
+        higher = entry.pop("higher_is_better")
+        if self.options.monitor == "loss" or score is None:
+            return by_loss, 0.0
+        return (score if higher else -score), by_loss
+
+    def _time_is_up(self) -> bool:
+        return self.budget.left() <= self.reserve * self.best_epoch * self._seconds_per_epoch()
+
+    def _seconds_per_epoch(self) -> float:
+        per_epoch = math.ceil(len(self.rows) / self.options.batch_size)
+        return (self.budget.now() - self.began) * per_epoch / self.steps if self.steps else 0.0
+
+    def _seconds_left(self, epoch: int) -> float | None:
+        """At most, of this training; None where no clock is known."""
+        if self.budget.clock is None or not self.steps:
+            return None
+        return max(0.0, min((self.epochs - epoch) * self._seconds_per_epoch(), self.budget.left()))

@@ -1,0 +1,101 @@
+"""Which tails a backbone offers, as recorded beside its graph: requests are held against it without torch."""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from models.errors import InvalidOption, NoTail
+
+FILE = "tails.json"
+SHARE = 0.01  # of the backbone's parameters, which low-rank factors stay under
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TailShape:
+    """What a tail of the last `blocks` blocks would be."""
+
+    blocks: int
+    names: tuple[str, ...]  # of the blocks, earliest first
+    stage: str  # the backbone's output that it consumes
+    shape: tuple[int, ...]  # of one image's feature map
+    parameters: int
+    rank_parameters: int  # of low-rank factors on its linear and pointwise layers, for each rank
+
+    def map_bytes(self, examples: int) -> int:
+        """Of the feature maps of one view of each, as float16."""
+        return examples * 2 * math.prod(self.shape)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tails:
+    """Those of one backbone."""
+
+    backbone: str  # its name
+    offered: tuple[TailShape, ...]
+    why_not: dict[int, str]  # by the number of blocks that can't be split off
+    reason: str = ""  # why there is none at all
+
+    def of(self, blocks: int) -> TailShape:
+        """Raises: InvalidOption: not that many blocks. NoTail: there is no tail, or none there."""
+        found = next((each for each in self.offered if each.blocks == blocks), None)
+        if found is not None:
+            return found
+        if blocks in self.why_not:
+            raise NoTail(name=self.backbone, reason=self.why_not[blocks])
+        if not self.offered:
+            raise NoTail(name=self.backbone, reason=self.reason)
+        most = max([*self.why_not, *(each.blocks for each in self.offered)])
+        raise InvalidOption("blocks", f"must be between 1 and {most} for backbone {self.backbone}")
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> "Tails":
+        said: dict[str, Any] = json.loads(text)
+        offered = tuple(
+            TailShape(**each | {"names": tuple(each["names"]), "shape": tuple(each["shape"])})
+            for each in said["offered"]
+        )
+        why_not = {int(blocks): why for blocks, why in said["why_not"].items()}
+        return cls(backbone=said["backbone"], offered=offered, why_not=why_not, reason=said["reason"])
+
+
+def check_rank(rank: int, rank_parameters: int, total_parameters: int) -> None:
+    """Low-rank factors stay under 1 % of the backbone.
+
+    Args:   rank_parameters: what each rank costs; total_parameters: of the backbone.
+    Raises: NoTail: there is no layer to adapt. InvalidOption: the rank is too high; names the largest.
+    """
+    if not rank_parameters:
+        raise NoTail(name="of this server", reason="its tail has no linear or pointwise layer")
+    largest = (math.ceil(SHARE * total_parameters) - 1) // rank_parameters
+    if largest < 1:
+        raise InvalidOption("blocks", "is too many: even rank 1 would train 1 % of the parameters or more")
+    if rank > largest:
+        raise InvalidOption(
+            "rank", f"must be at most {largest}: more would train 1 % of the backbone's parameters or more"
+        )
+
+
+def read_tails(backbone_file: Path) -> Tails:
+    """Which tails a prepared backbone offers. Args: backbone_file: backbone.onnx in its cache."""
+    return Tails.from_json(backbone_file.with_name(FILE).read_text())
+
+
+def views_within(tail: TailShape, examples: int, views: Sequence[str], limit: int) -> tuple[str, ...]:
+    """The first of the views, as many as fit into `limit` bytes.
+
+    Raises: InvalidOption: not even one does.
+    """
+    one = tail.map_bytes(examples)
+    if one > limit:
+        raise InvalidOption(
+            "blocks",
+            f"of {tail.blocks} needs {one:,} bytes of feature maps for {examples} examples, more than the "
+            f"{limit:,} that POLYHEAD_SCRATCH_BYTES allows",
+        )
+    return tuple(views[: max(1, limit // max(1, one))])

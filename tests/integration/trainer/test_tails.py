@@ -1,0 +1,64 @@
+"""Strategies with a tail of their own, through the trainer's real child."""
+
+import threading
+import time
+from dataclasses import asdict
+
+import pytest
+
+from models.strategies.options import LastBlockOptions
+from service.trainer.worker import work_on
+from tests.integration.trainer.tasks import add, colours, new_task, queue_training
+
+
+@pytest.fixture
+def task(bench):
+    task = new_task(bench.store)
+    add(bench, task, colours(25))
+    return task
+
+
+def queue(bench, task, **options):
+    return queue_training(bench, task, strategy="last_block", options=asdict(LastBlockOptions(**options)))
+
+
+def left_over(bench):
+    folder = bench.settings.resolved_scratch_dir
+    return list(folder.iterdir()) if folder.exists() else []
+
+
+def test_a_tail_becomes_a_version_in_production(bench, work, task):
+    one_view = 75 * 8 * 8 * 8 * 2  # bytes
+    small = bench.settings.model_copy(update={"scratch_bytes": one_view + 1})
+    object.__setattr__(bench, "settings", small)
+    queue(bench, task, epochs=2)
+    run = work()
+    assert run.state == "succeeded", run.error
+    version = bench.store.versions.get(task, run.version)
+    assert (version.strategy, version.backbone_output) == ("last_block", "stem")
+    maps = version.decision["feature_maps"]
+    assert (maps["views"], maps["left_out"], maps["bytes"]) == (["as it is"], ["left-right"], one_view)
+    assert set(version.decision["seconds"]) == {
+        "loading", "embedding", "mapping", "fitting", "exporting", "publishing"
+    }  # fmt: skip
+    assert left_over(bench) == []
+
+
+def test_a_run_is_cancelled_in_mid_epoch_and_leaves_nothing(bench, task):
+    queued = queue(bench, task, epochs=1000, warmup_epochs=0, patience=1000)
+    run = bench.store.runs.claim(15, 3)
+    worker = threading.Thread(target=work_on, args=(run, bench, threading.Event()))
+    worker.start()
+    seen, end = {}, time.monotonic() + 60
+    while "epoch" not in seen and time.monotonic() < end:
+        seen = bench.store.runs.get(run.tenant, run.id).progress
+        time.sleep(0.05)
+    assert {"phase", "epoch", "epochs", "train_loss", "score", "seconds_left"} <= set(seen)
+    asked = time.monotonic()
+    bench.store.runs.cancel(run.tenant, queued.id)
+    worker.join(10)
+    took = time.monotonic() - asked
+    assert bench.store.runs.get(run.tenant, run.id).state == "cancelled"
+    assert took < 2
+    assert left_over(bench) == []
+    assert bench.store.versions.list(task, 10).data == []

@@ -1,0 +1,74 @@
+import math
+import subprocess
+import sys
+
+import pytest
+
+from models.errors import InvalidOption
+from models.strategies.options import FinetuneOptions, LastBlockOptions, LoraOptions
+
+ALL = (LastBlockOptions, FinetuneOptions, LoraOptions)
+
+
+@pytest.mark.parametrize("options", ALL)
+def test_no_option_is_needed(options):
+    assert options().seed == 0
+
+
+@pytest.mark.parametrize("options", ALL)
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("lr", math.nan),
+        ("lr", math.inf),
+        ("lr", 0.0),
+        ("lr", "fast"),
+        ("lr", True),
+        ("epochs", -1),
+        ("epochs", 1.5),
+        ("batch_size", 0),
+        ("weight_decay", -0.1),
+        ("label_smoothing", 1.0),
+        ("augmentation", "wild"),
+        ("schedule", None),
+        ("batch_norm", "off"),
+        ("average_flips", 1),
+        ("max_seconds", 0.5),
+        ("decay", 1.1),
+        ("seed", -1),
+        ("patience", 0),
+    ],
+)
+def test_a_bad_option_is_refused_by_name(options, field, value):
+    with pytest.raises(InvalidOption, match=f"option {field} must be") as caught:
+        options(**{field: value})
+    assert caught.value.field == field
+
+
+@pytest.mark.parametrize(
+    ("options", "field", "value"),
+    [
+        (LastBlockOptions, "blocks", 0),
+        (LastBlockOptions, "blocks", None),
+        (FinetuneOptions, "unfreeze_every", 0),
+        (FinetuneOptions, "unfreeze_every", 0.5),
+        (FinetuneOptions, "single_lr", "yes"),
+        (FinetuneOptions, "head_start", "zero"),
+        (LoraOptions, "rank", 0),
+        (LoraOptions, "alpha", math.nan),
+    ],
+)
+def test_a_strategys_own_options_are_checked_too(options, field, value):
+    with pytest.raises(InvalidOption, match=f"option {field} must be"):
+        options(**{field: value})
+
+
+def test_whole_numbers_do_for_fractions_and_none_where_it_means_something():
+    assert LastBlockOptions(lr=1, max_seconds=None).lr == 1
+    assert FinetuneOptions(unfreeze_every=None).unfreeze_every is None
+
+
+def test_the_http_process_can_check_options_without_numerical_libraries():
+    code = "import models.strategies.options, sys; print({'torch', 'numpy', 'sklearn'} & set(sys.modules))"
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert answer.stdout.strip() == "set()"
