@@ -41,6 +41,7 @@ def last_block(
         ),
         options=options,
         total_backbone_parameters=total_backbone_parameters,
+        exact_start=options.head_start == "exact",
         device=device,
     )
 

@@ -47,6 +47,7 @@ def lora(
         blocks=(Block(name="lora", parameters=adapters),),
         options=options,
         total_backbone_parameters=total_backbone_parameters,
+        exact_start=options.head_start == "exact",
         device=device,
     )
 

@@ -14,6 +14,7 @@ Schedule = Literal["cosine", "constant"]
 BatchNorm = Literal["auto", "eval", "train"]
 ClassWeight = Literal["auto", "none"]
 Monitor = Literal["loss", "score"]
+HeadStart = Literal["exact", "random"]
 
 # number: least and most allowed, both included
 BOUNDS: dict[str, tuple[float, float]] = {
@@ -22,6 +23,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "warmup_epochs": (0, 100),
     "batch_size": (1, 4096),
     "lr": (1e-8, 10.0),
+    "warmup_lr": (1e-8, 10.0),
     "decay": (1e-4, 1.0),
     "weight_decay": (0.0, 10.0),
     "label_smoothing": (0.0, 0.9),
@@ -41,6 +43,8 @@ class TrainingOptions:
     seed: int = 0  # of the split, the batches, the augmentation and dropout
     epochs: int = 12  # at most, after the warm-up; early stopping ends sooner
     warmup_epochs: int = 1  # in which the head trains alone
+    warmup_lr: float | None = None  # of the head, meanwhile; None: lr
+    head_start: HeadStart = "exact"  # exact: the optimum of strategy head
     batch_size: int = 32  # examples
     lr: float = 1e-3  # of the head
     decay: float = 0.3  # rate of a block over that of the one after it
@@ -70,7 +74,6 @@ class FinetuneOptions(TrainingOptions):
     unfreeze_every: int | None = None  # epochs; None: all blocks train once the head is warm
     single_lr: bool = False  # for comparison: one rate for every layer
     pretrained: bool = True  # False, for comparison: from random weights
-    head_start: Literal["exact", "random"] = "exact"  # exact: the optimum of strategy head
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -215,6 +215,8 @@ class _Course:
         share = 0.5 * (1 + math.cos(math.pi * done)) if self.options.schedule == "cosine" else 1.0
         # Adam's first steps are of full length whatever the gradient: pretrained weights begin gently
         ramp = min(1.0, done * self.options.epochs + 1 / 32)
+        if epoch <= self.options.warmup_epochs and self.options.warmup_lr is not None:
+            share = self.options.warmup_lr / self.options.lr
         for group in optimiser.param_groups:
             group["lr"] = group["base_lr"] * share * (1.0 if group["name"] == HEAD else ramp)
 
