@@ -29,6 +29,7 @@ def test_a_worker_that_cannot_open_the_backbone(tmp_path, prepared):
 
 
 def test_an_api_process_that_cannot_open_the_store(tmp_path, prepared):
-    code, log = ended(tmp_path, prepared, database_url="nosuchdatabase://somewhere")
+    (tmp_path / "no-folder").write_text("")
+    code, log = ended(tmp_path, prepared, database_url=f"sqlite:///{tmp_path}/no-folder/polyhead.db")
     assert code == 1
     assert "the api-0 process could not start" in log
