@@ -2,6 +2,7 @@
 
 import argparse
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -15,6 +16,7 @@ import platformdirs
 from bench import report
 from bench.contenders import Contenders, check_answers, started
 from bench.many_tasks import fan_out, memory, spread
+from bench.neighbours import Neighbours
 from bench.photos import JPEG_12MPX, JPEG_224, JPEG_640, LABELLED, PNG_640, Photos, make_photos
 from bench.processes import BenchFailed
 from bench.rows import Row
@@ -27,10 +29,12 @@ from bench.training import training
 DOCS = Path(__file__).resolve().parents[1] / "docs" / "benchmarks"
 CHECKED = 32  # photos on which the contenders must agree
 GROUPS = ("throughput", "lone", "memory", "spread", "fan-out", "shapes", "training", "starts")
+SHORT_LIVED = ("training", "starts")  # groups with processes of their own, whose time is not counted as ours
 
 
 def main() -> int:
     said = arguments()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # through every `finally`: no server is left behind
     scale = QUICK if said.quick else FULL
     where = report.machine(scale, datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"))
     began = time.monotonic()
@@ -86,7 +90,10 @@ def measure(
         for group in GROUPS:  # memory before the groups that load every head
             if group in groups:
                 tell(group)
-                rows += measures(run, cache / "backbones")[group]()
+                beside = Neighbours(run.cpu_s)
+                new = measures(run, cache / "backbones")[group]()
+                others = None if group in SHORT_LIVED else beside.share()
+                rows += [replace(row, others=others) for row in new]
         return rows, agreement
 
 

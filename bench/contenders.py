@@ -3,6 +3,7 @@
 import contextlib
 import json
 import re
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +14,16 @@ import httpx
 from bench.heads import publish_tasks, task_name, write_head
 from bench.limit import embed
 from bench.photos import JPEG_640, Photos
-from bench.processes import BenchFailed, Child, Running, child, free_port, running, wait_for_http
+from bench.processes import (
+    BenchFailed,
+    Child,
+    Running,
+    child,
+    free_port,
+    running,
+    session_cpu_s,
+    wait_for_http,
+)
 from bench.scale import Scale
 from models.identity import BackboneConfig
 
@@ -147,6 +157,11 @@ class Contenders:
     folder: Path
     scale: Scale
 
+    def cpu_s(self) -> float:
+        """Seconds of CPU that all of ours have used, this process included."""
+        pids = (self.limit.loop, self.polyhead.client, self.polyhead.running, self.plain.running)
+        return time.process_time() + sum(session_cpu_s(each.process.pid) for each in pids)
+
 
 @contextlib.contextmanager
 def started(scale: Scale, pools: dict[str, Photos], folder: Path, cache: Path) -> Iterator[Contenders]:
@@ -167,8 +182,8 @@ def started(scale: Scale, pools: dict[str, Photos], folder: Path, cache: Path) -
         )
         polyhead, plain = free_port(), free_port()
         serving = stack.enter_context(serve_polyhead(scale, polyhead, folder / "data", cache, folder))
-        wait_for_http(serving, f"http://127.0.0.1:{polyhead}/readyz")
         other = stack.enter_context(serve_plain(scale, plain, arrays, folder))
+        wait_for_http(serving, f"http://127.0.0.1:{polyhead}/readyz")
         wait_for_http(other, f"http://127.0.0.1:{plain}/health")
         client = stack.enter_context(child("bench.client", folder / "client.log"))
         path = f"/v1/tasks/{task_name(0)}/predict"

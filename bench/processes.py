@@ -39,7 +39,7 @@ class Running:
 
     def cpu_s(self) -> float:
         """Seconds of CPU, user and system, that the live processes have used."""
-        return sum(ticks for _, _, session, ticks in _processes() if session == self.process.pid) / TICKS
+        return session_cpu_s(self.process.pid)
 
     def private_mb(self, name: str) -> float:
         """Memory that only the process of this name holds, MB."""
@@ -167,6 +167,11 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+def session_cpu_s(leader: int) -> float:
+    """Seconds of CPU that the live processes of a session have used."""
+    return sum(ticks for _, _, session, ticks in _processes() if session == leader) / TICKS
 
 
 def _end(started: Running) -> None:

@@ -26,6 +26,13 @@ PACKAGES = (
     "uvicorn",
     "uvloop",
 )
+ABOUT = (
+    "Medians of interleaved rounds, with the range in brackets. The figure is made round by round. `others`:",
+    "what other people's processes took of the cores meanwhile; above 10% a row is disturbed. Beside others,",
+    "several processes get more of the cores than one, and threads that wait for each other get little done:",
+    "ratios of wall time then flatter polyhead, against the limit and against plain LitServe. What an image",
+    "costs in CPU is the better witness.",
+)
 BUSY = 0.5  # processes that wanted to run beside ours, before the run; more makes a machine busy
 
 
@@ -77,7 +84,13 @@ def write(rows: list[Row], where: Machine, agreement: dict[str, float], folder: 
         "machine": asdict(where) | {"busy": where.busy},
         "same_top_1": agreement,
         "rows": [
-            asdict(row) | {"figure": row.figure, "reached": row.reached, "goal": str(row.goal or "")}
+            asdict(row)
+            | {
+                "figure": row.figure,
+                "reached": row.reached,
+                "disturbed": row.disturbed,
+                "goal": str(row.goal or ""),
+            }
             for row in rows
         ],
     }
@@ -98,7 +111,7 @@ def markdown(rows: list[Row], where: Machine, agreement: dict[str, float]) -> st
         "- Versions: " + ", ".join(f"{name} {said}" for name, said in where.versions.items()) + ".",
         "- Same top-1: " + ", ".join(f"{pair} {share:.1%}" for pair, share in agreement.items()) + ".",
         "",
-        "Medians of interleaved rounds, with the range in brackets. The figure is made round by round.",
+        *ABOUT,
         "",
         table(rows),
         "",
@@ -111,15 +124,24 @@ def markdown(rows: list[Row], where: Machine, agreement: dict[str, float]) -> st
 
 
 def table(rows: list[Row]) -> str:
-    lines = ["| row | measured | compared | figure | goal | reached |", "|---|---|---|---|---|---|"]
+    lines = [
+        "| row | measured | compared | figure | goal | reached | others |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for row in rows:
         values = "; ".join(f"{name} {shown(numbers)}" for name, numbers in row.values.items())
         figure = f"**{number(row.figure)}** {row.figure_unit}"
         if len(row.figures) > 1:
             figure += f" ({number(min(row.figures))}-{number(max(row.figures))})"
         reached = {True: "yes", False: "**no**", None: "-"}[row.reached]
+        if row.goal and row.disturbed:
+            reached += ", disturbed"
+        others = "-" if row.others is None else f"{row.others:.0%}"
         goal = str(row.goal) if row.goal else "-"
-        lines.append(f"| {row.name} | {values} {row.unit} | {row.compared} | {figure} | {goal} | {reached} |")
+        lines.append(
+            f"| {row.name} | {values} {row.unit} | {row.compared} | {figure} "
+            f"| {goal} | {reached} | {others} |"
+        )
     return "\n".join(lines)
 
 

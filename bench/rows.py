@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from bench.neighbours import DISTURBED
+
 
 @dataclass(frozen=True, slots=True)
 class Goal:
@@ -33,10 +35,15 @@ class Row:
     goal: Goal | None = None
     figure_unit: str = "x"
     notes: list[str] = field(default_factory=list)
+    others: float | None = None  # 0-1: of the cores, what others used meanwhile; None: not known
 
     @property
     def figure(self) -> float:
         return statistics.median(self.figures)
+
+    @property
+    def disturbed(self) -> bool:
+        return self.others is not None and self.others > DISTURBED
 
     @property
     def reached(self) -> bool | None:

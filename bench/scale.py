@@ -31,7 +31,7 @@ class Scale:
 FULL = Scale(
     name="full", backbone="efficientnet_lite0", connections=16, rounds=5, images=400, seconds=6.0, lone=40,
     tasks=(1, 10, 100, 1000), task_rounds=5, fan_outs=(1, 10, 50, 200), fan_out_goal=50, shape_images=200,
-    large_images=40, classes=37, labelled=400, added=10, trainings=3, epochs=3, starts=3,
+    large_images=40, classes=37, labelled=400, added=10, trainings=3, epochs=2, starts=3,
 )  # fmt: skip
 
 QUICK = Scale(

@@ -76,17 +76,27 @@ def throughput(run: Contenders) -> list[Row]:
             goal=Goal(5, "higher"),
             notes=["no goal of ours: what is there to be had"],
         ),
-        Row(
-            name="CPU of an image",
-            unit="ms of CPU",
-            values=said.cpu,
-            compared="limit / polyhead",
-            figures=ratios(said.cpu["limit"], said.cpu["polyhead"]),
-            notes=[
-                "all processes of a server, without the client; less disturbed by neighbours than wall time"
-            ],
-        ),
+        _cpu(said, "limit", "polyhead", Goal(0.85, "higher")),
+        _cpu(said, "plain LitServe", "polyhead", Goal(5, "higher")),
     ]
+
+
+def _cpu(said: Saturated, one: str, other: str, goal: Goal) -> Row:
+    """What throughput would be compared as, were there nobody else: it is what an image costs."""
+    costs = {name: said.cpu[name] for name in (one, other)}
+    best = min(costs[one]) / min(costs[other])
+    return Row(
+        name=f"CPU of an image: {one}",
+        unit="ms of CPU",
+        values=costs,
+        compared=f"{one} / {other}",
+        figures=ratios(costs[one], costs[other]),
+        goal=goal,
+        notes=[
+            "all processes of a server, without the client; the goal is throughput's",
+            f"between the best rounds, since waiting for others only adds: {best:.2f}",
+        ],
+    )
 
 
 def lone_request(run: Contenders) -> list[Row]:
