@@ -16,7 +16,7 @@ WIDTH, HEIGHT, DPI = 8.0, 3.6, 110  # inches, inches, dots an inch
 
 
 def draw(rows: list[Row], folder: Path) -> None:
-    """throughput.png: every round of the contenders; figures.png: each row with a goal, as a share of it."""
+    """throughput.png: every round of the contenders; goals.png: each row with a goal, as a share of it."""
     folder.mkdir(parents=True, exist_ok=True)
     speed: dict[str, list[float]] = {}
     for row in rows:
@@ -33,17 +33,12 @@ def draw(rows: list[Row], folder: Path) -> None:
 
 
 def _dots(axes: Any, values: dict[str, list[float]], title: str) -> None:
-    for place, (name, numbers) in enumerate(values.items()):
+    for place, numbers in enumerate(values.values()):
         axes.scatter(numbers, [place] * len(numbers), alpha=0.5)
         axes.plot([median(numbers)] * 2, [place - 0.3, place + 0.3], color="black")
-        axes.annotate(
-            f"{name}: {median(numbers):.0f}",
-            (0, place),
-            xytext=(4, 0),
-            textcoords="offset points",
-            va="center",
-        )
-    axes.set(title=title, yticks=[], xlim=(0, None), ylim=(-0.6, len(values) - 0.4))
+    named = [f"{name}: {median(numbers):.0f}" for name, numbers in values.items()]
+    axes.set_yticks(range(len(values)), named)
+    axes.set(title=title, xlim=(0, None), ylim=(-0.6, len(values) - 0.4))
 
 
 def _against_goals(axes: Any, rows: list[Row]) -> None:
@@ -53,11 +48,13 @@ def _against_goals(axes: Any, rows: list[Row]) -> None:
         shares = [_share(figure, row) for figure in row.figures]
         middle = median(shares)
         axes.plot([min(shares), max(shares)], [place] * 2, color="grey", linewidth=1)
-        axes.scatter([middle], [place], color="tab:green" if middle >= 1 else "tab:red", zorder=2)
+        colour = "tab:green" if middle >= 1 else "tab:red"
+        filled = "white" if row.disturbed else colour
+        axes.scatter([middle], [place], edgecolor=colour, facecolor=filled, zorder=2)
     axes.axvline(1, color="black", linewidth=1)
     axes.set_yticks(range(len(rows)), [f"{row.name} ({row.goal})" for row in reversed(rows)], fontsize=8)
     axes.set_xscale("log", base=2)
-    axes.set(title="share of the goal, range of the rounds: right of the line is reached")
+    axes.set(xlabel="share of the goal (hollow: disturbed by others)")
 
 
 def _share(figure: float, row: Row) -> float:

@@ -135,7 +135,7 @@ def table(rows: list[Row]) -> str:
             figure += f" ({number(min(row.figures))}-{number(max(row.figures))})"
         reached = {True: "yes", False: "**no**", None: "-"}[row.reached]
         if row.goal and row.disturbed:
-            reached += ", disturbed"
+            reached = "unknown: disturbed"
         others = "-" if row.others is None else f"{row.others:.0%}"
         goal = str(row.goal) if row.goal else "-"
         lines.append(
