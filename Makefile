@@ -2,7 +2,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: install demo test check serve format clean
+.PHONY: install demo test check bench serve format clean
 
 install: .venv/installed
 
@@ -24,6 +24,10 @@ check: install
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# Twenty minutes; --quick takes one, and says nothing about speed.
+bench: install
+	$(BIN)/python -m bench $(BENCH)
 
 serve: install
 	$(BIN)/polyhead serve

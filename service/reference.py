@@ -89,12 +89,14 @@ TREE = {
     "tests/integration/": "routes, engine and trainer over real stores and a tiny backbone",
     "tests/e2e/": "real processes: the demo, this page's walk-through, kill -9, SIGTERM",
     "docs/adaptation.md": "the strategies, their options, how they are served",
+    "bench/": "make bench: Polyhead against the machine's limit and a plain LitServe app, side by side",
+    "docs/benchmarks/": "what it measured, on what, and what profiling found",
     "docs/settings.md": "every setting",
     "docs/errors.md": "every error code",
     "docs/decisions/": "what a newcomer would question, with what was measured",
     ".github/CONTRIBUTING.md": "set-up, habits, how to add a route, a backbone, a strategy",
     ".ci/run": "what CI runs",
-    "Makefile": "install, demo, test, serve, check",
+    "Makefile": "install, demo, test, check, bench, serve",
     "pyproject.toml": "dependencies and the settings of every tool",
 }
 
