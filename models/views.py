@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 import numpy as np
 
 from models.arrays import UInt8Array
-from models.runtime import Runtime
+from models.prepared import Runtime
 from models.strategies.options import Augmentation
 
 VIEWS: dict[Augmentation, tuple[str, ...]] = {

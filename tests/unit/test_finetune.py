@@ -71,7 +71,7 @@ def test_one_rate_for_all_disturbs_the_stem_more():
         moved(before, case.fit(single_lr=single).network.network.state_dict()) for single in (True, False)
     )
 
-    assert single["stem.0.weight"] > 3 * own["stem.0.weight"]
+    assert single["stem.0.weight"] > 1.5 * own["stem.0.weight"]
 
 
 def test_gradual_unfreezing_reaches_back_one_block_at_a_time():
