@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 EMBEDDING = "embedding"  # the backbone's own output; the others are named as their stages
+PIXELS = "pixels"  # what a network of a task's own consumes: no output of the backbone
+AS_IT_IS = "as it is"  # the view of an image that is no flip of it
 
 Precision = Literal["fp32", "bf16"]
 Interpolation = Literal["bicubic", "bilinear", "nearest", "lanczos"]

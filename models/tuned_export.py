@@ -23,11 +23,11 @@ from models.errors import ExportError
 from models.export import IR_VERSION, OPSET, checked, keep_output
 from models.graph import PixelGraph, traced
 from models.head import Kind, LinearHead
+from models.identity import PIXELS
 from models.runtime import FEATURE_MAP
 from models.tail import Tail
 from models.views import AXES
 
-PIXELS = "pixels"
 REVERSED = np.iinfo(np.int64).min  # the end of a slice that runs backwards to the first element
 
 

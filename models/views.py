@@ -5,15 +5,16 @@ from collections.abc import Callable, Iterable, Iterator
 import numpy as np
 
 from models.arrays import UInt8Array
+from models.identity import AS_IT_IS
 from models.prepared import Runtime
 from models.strategies.options import Augmentation
 
 VIEWS: dict[Augmentation, tuple[str, ...]] = {
-    "none": ("as it is",),
-    "light": ("as it is", "left-right"),
-    "heavy": ("as it is", "left-right", "top-bottom", "both"),
+    "none": (AS_IT_IS,),
+    "light": (AS_IT_IS, "left-right"),
+    "heavy": (AS_IT_IS, "left-right", "top-bottom", "both"),
 }
-AXES: dict[str, tuple[int, ...]] = {"as it is": (), "left-right": (2,), "top-bottom": (1,), "both": (1, 2)}
+AXES: dict[str, tuple[int, ...]] = {AS_IT_IS: (), "left-right": (2,), "top-bottom": (1,), "both": (1, 2)}
 
 
 def views_of(augmentation: Augmentation) -> tuple[str, ...]:

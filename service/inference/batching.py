@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -10,7 +10,7 @@ import structlog
 
 from models.arrays import FloatArray, UInt8Array
 from models.errors import BackboneError, InvalidHead, PolyheadError
-from models.identity import EMBEDDING
+from models.identity import AS_IT_IS, EMBEDDING
 from service.metrics import BACKBONE_IMAGES, BACKBONE_PASSES, BATCH_IMAGES, STAGE_SECONDS
 
 log = structlog.stdlib.get_logger(__name__)
@@ -22,7 +22,10 @@ class HeadRef:
 
     digest: str  # sha256 of head.onnx, hex
     key: str  # of its blob
-    output: str = EMBEDDING  # of the backbone, that it consumes: of a tail, a stage
+    output: str = EMBEDDING  # of the backbone, that it consumes: of a tail, a stage; PIXELS: its own network
+    views: tuple[str, ...] = (AS_IT_IS,)  # of models.views, whose logits' mean is answered
+    input_size: int | None = None  # pixels, of its own network
+    pinned: bool = field(default=False, compare=False)  # it is kept when others make room
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -48,7 +48,7 @@ def publish_version(
 
     Returns: why `production` had to stay where it is, None where it moved or wasn't to.
     """
-    row = asdict(version) | {"labels": list(version.labels)}
+    row = asdict(version) | {"labels": list(version.labels), "views": list(version.views)}
     connection.execute(
         sa.insert(versions).values(
             **row, tenant=run.tenant, task_id=run.task_id, number=number, run_id=run.id,

@@ -5,7 +5,7 @@ from enum import Enum
 from typing import Any, Final, Generic, Literal, TypeVar
 
 from models.errors import PolyheadError
-from models.identity import EMBEDDING
+from models.identity import AS_IT_IS, EMBEDDING
 
 Item = TypeVar("Item")
 
@@ -200,7 +200,10 @@ class NewVersion:
     head_key: str
     head_bytes: int
     predictions_key: str  # blob: what it answered for each evaluated example
-    backbone_output: str = EMBEDDING  # what the head consumes: that, or the stage where its tail begins
+    backbone_output: str = EMBEDDING  # what it consumes: that, the stage where its tail begins, or PIXELS
+    views: tuple[str, ...] = (AS_IT_IS,)  # of models.views; an answer is the mean of their logits
+    input_size: int | None = None  # pixels, of a version that owns its network
+    factors_key: str | None = None  # blob: the low-rank factors of strategy lora, safetensors
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -236,6 +239,8 @@ class Resolved:
     head_key: str
     backbone_digest: str
     backbone_output: str = EMBEDDING
+    views: tuple[str, ...] = (AS_IT_IS,)
+    input_size: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

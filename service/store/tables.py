@@ -225,6 +225,9 @@ versions = Table(
     Column("head_bytes", BigInteger, nullable=False),
     Column("predictions_key", Text, nullable=False),
     Column("backbone_output", Text, nullable=False, server_default="embedding"),
+    Column("views", Document, nullable=False, server_default='["as it is"]'),
+    Column("input_size", Integer),  # pixels; of a version that owns its network
+    Column("factors_key", Text),
     Column("created_at", Double, nullable=False),
 )
 

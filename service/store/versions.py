@@ -68,7 +68,10 @@ def find_version(connection: Connection, task: Task, number: int) -> RowMapping:
 
 def select_resolved() -> sa.Select[Any]:
     """What a prediction needs, without the evidence: that can be many times larger."""
-    same = ("kind", "labels", "threshold", "head_digest", "head_key", "backbone_digest", "backbone_output")
+    same = (
+        *("kind", "labels", "threshold", "head_digest", "head_key"),
+        *("backbone_digest", "backbone_output", "views", "input_size"),
+    )
     return sa.select(
         tasks.c.id.label("task_id"),
         tasks.c.name.label("task_name"),
@@ -78,7 +81,7 @@ def select_resolved() -> sa.Select[Any]:
 
 
 def resolved_of(row: RowMapping) -> Resolved:
-    return Resolved(**{**row, "labels": tuple(row["labels"])})
+    return Resolved(**{**row, "labels": tuple(row["labels"]), "views": tuple(row["views"])})
 
 
 def resolve_version(connection: Connection, task: Task, number: int, backbone_digest: str) -> Resolved:
@@ -94,4 +97,4 @@ def resolve_version(connection: Connection, task: Task, number: int, backbone_di
 
 def version_of(row: RowMapping) -> Version:
     shown = {column: value for column, value in row.items() if column not in _HIDDEN}
-    return Version(**shown | {"labels": tuple(row["labels"])})
+    return Version(**shown | {"labels": tuple(row["labels"]), "views": tuple(row["views"])})

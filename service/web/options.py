@@ -6,6 +6,7 @@ from dataclasses import asdict, fields
 from typing import Any
 
 from models.errors import InvalidOption
+from models.identity import AS_IT_IS
 from models.strategies.options import OPTIONS
 from models.tails import Tails, TailShape, check_rank, views_within
 from service.errors import InvalidField
@@ -44,7 +45,7 @@ def tail_of(
     tail = tails.of(options["blocks"])
     if "rank" in options:
         check_rank(options["rank"], tail.rank_parameters, total_parameters)
-    views_within(tail, labelled, ("as it is",), scratch_bytes)
+    views_within(tail, labelled, (AS_IT_IS,), scratch_bytes)
     return tail
 
 

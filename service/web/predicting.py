@@ -61,7 +61,13 @@ async def decode(parts: Parts, read: ImageRequest[Any]) -> Decoded:
 
 
 def head_of(resolved: Resolved) -> HeadRef:
-    return HeadRef(resolved.head_digest, resolved.head_key, resolved.backbone_output)
+    return HeadRef(
+        resolved.head_digest,
+        resolved.head_key,
+        resolved.backbone_output,
+        resolved.views,
+        resolved.input_size,
+    )
 
 
 def predictions(resolved: Resolved, images: Decoded, outputs: FloatArray, shape: Shape) -> list[Prediction]:
