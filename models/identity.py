@@ -36,6 +36,7 @@ class BackboneConfig:
     weights: Path | None = None  # a local file; default: the package, or the hub
     precision: Precision = "fp32"
     input_size: int | None = None  # pixels; default: the weights' own
+    crop_pct: float | None = None  # as of Preprocessing; default: the weights' own
     runtime: Literal["auto", "openvino", "torch"] = "auto"  # auto: torch where there is CUDA, else OpenVINO
     threads: int | None = None  # default: all cores
 

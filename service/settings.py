@@ -47,6 +47,12 @@ class Settings(BaseSettings):
     input_size: int | None = Field(
         None, ge=16, le=2048, description="Pixels; default: the weights' own. Part of the backbone's digest."
     )
+    crop_pct: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="Central share of an image that is seen; default: the weights' own. Part of the digest.",
+    )
     runtime: Literal["auto", "openvino", "torch"] = Field(
         "auto", description="What runs the backbone: auto is torch where there is CUDA, else OpenVINO."
     )
@@ -122,6 +128,7 @@ class Settings(BaseSettings):
             weights=self.weights,
             precision=self.precision,
             input_size=self.input_size,
+            crop_pct=self.crop_pct,
             runtime=self.runtime,
             threads=self.inference_threads,
         )

@@ -87,6 +87,16 @@ def test_an_input_size_of_ones_own_is_part_of_the_digest(tmp_path):
     assert small.digest != declared.digest
 
 
+def test_a_crop_of_ones_own_is_part_of_the_digest(tmp_path):
+    path = random_weights(tmp_path, "test_resnet")
+
+    whole, declared = (identified("test_resnet", weights=path, crop_pct=crop) for crop in (1.0, None))
+
+    assert (whole.preprocessing.crop_pct, declared.preprocessing.crop_pct) == (1.0, 0.95)
+    assert whole.weights_digest == declared.weights_digest
+    assert whole.digest != declared.digest
+
+
 def test_a_transformer_resamples_its_positions_to_another_size(tmp_path):
     path = random_weights(tmp_path, "test_vit")
 
