@@ -7,7 +7,7 @@ Enough examples: train against validation. Too few for a test that means anythin
 turn, the one after it stopping the training.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,11 +18,11 @@ from torch import nn
 
 from models.arrays import FloatArray, IntArray
 from models.blocks import Block
-from models.dataset import SPLITS, Dataset, SplitName
+from models.dataset import Dataset, SplitName
 from models.errors import UntrainableData
 from models.evaluate import evaluate
 from models.head import answers
-from models.splits import assign_folds, assign_splits
+from models.splits import SplitAssignment, assign_folds, assign_splits, folds_within
 from models.strategies.adapted import Adapted, random_head, started_from
 from models.strategies.budget import Budget, Clock
 from models.strategies.head import check_train, rows_in
@@ -101,9 +101,19 @@ class Candidate:
 
 
 def explore(
-    recipe: Recipe, *, report: Report, clock: Clock | None = None, min_examples_per_class: int = 2
+    recipe: Recipe,
+    *,
+    report: Report,
+    clock: Clock | None = None,
+    min_examples_per_class: int = 2,
+    few_validation: int = 0,
 ) -> Candidate:
-    """Split, train, answer validation. Raises: UntrainableData, as `fit_head`."""
+    """Split, train, answer validation.
+
+    Args:   few_validation: examples, below which train and validation are answered in folds instead, so
+            that a choice between strategies rests on all of them.
+    Raises: UntrainableData, as `fit_head`.
+    """
     dataset, options = recipe.dataset, recipe.options
     check_trainable(dataset.kind, dataset.per_class, len(dataset), min_examples_per_class)
     if dataset.kind == "regression" and np.ptp(dataset.targets) == 0:
@@ -112,21 +122,29 @@ def explore(
     mode, because = evaluation_rule(dataset.kind, dataset.per_class, len(dataset), set(dataset.splits))
     rng = np.random.default_rng(options.seed)
     report({"phase": "splitting"})
-    tried = _held_out if mode == "test" else _over_folds
-    return replace(tried(recipe, rng, budget, report), mode=mode, because=because)
+    if mode == "out_of_fold":
+        return replace(_over_folds(recipe, rng, budget, report), mode=mode, because=because)
+    assigned = assign_splits(dataset, rng)
+    check_train(dataset, rows_in(assigned.splits, "train"))
+    validation = rows_in(assigned.splits, "validation")
+    chosen_by_user = any(dataset.split_by_user[row] for row in validation)
+    few = len(validation) < few_validation and not chosen_by_user
+    tried = (
+        _cross_validated(recipe, assigned, rng, budget, report)
+        if few
+        else _held_out(recipe, assigned, budget, report)
+    )
+    return replace(tried, mode=mode, because=because)
 
 
-def _held_out(recipe: Recipe, rng: np.random.Generator, budget: Budget, report: Report) -> Candidate:
-    assigned = assign_splits(recipe.dataset, rng)
-    rows = {name: rows_in(assigned.splits, name) for name in SPLITS}
-    train_rows, validation = rows["train"], rows["validation"]
-    check_train(recipe.dataset, train_rows)
+def _held_out(recipe: Recipe, assigned: SplitAssignment, budget: Budget, report: Report) -> Candidate:
+    train_rows, validation = (rows_in(assigned.splits, name) for name in ("train", "validation"))
     reserve = (len(train_rows) + len(validation)) / len(train_rows) if len(validation) else 0.0
     attempt = attempt_on(recipe, train_rows, validation, budget, report, reserve=reserve)
     unstopped = ("there are no validation examples: training ran for all its epochs",)
     return Candidate(
         recipe=recipe,
-        mode="test",
+        mode="",
         because="",
         attempts=(attempt,),
         splits=assigned.splits,
@@ -139,29 +157,57 @@ def _held_out(recipe: Recipe, rng: np.random.Generator, budget: Budget, report: 
     )
 
 
+def _cross_validated(
+    recipe: Recipe, assigned: SplitAssignment, rng: np.random.Generator, budget: Budget, report: Report
+) -> Candidate:
+    """Each fold of train and validation stops, and is answered by, a network that trained on the others."""
+    known = np.flatnonzero(np.array(assigned.splits) != "test")
+    count = min(FOLDS, len(known) // 2)
+    numbers = folds_within(recipe.dataset, known, assigned.groups, count, rng)
+    attempts = [
+        attempt_on(
+            recipe,
+            known[numbers != fold],
+            known[numbers == fold],
+            budget.share(count - fold + 1),  # the refit is one more
+            _of_fold(report, fold, count),
+        )
+        for fold in range(count)
+    ]
+    rows, scores = _stopped(recipe, attempts)
+    return Candidate(
+        recipe=recipe,
+        mode="",
+        because="",
+        attempts=tuple(attempts),
+        splits=assigned.splits,
+        folds=numbers,
+        split_digest=assigned.digest,
+        warnings=assigned.warnings,
+        validation_rows=rows,
+        validation_scores=scores,
+        budget=budget,
+    )
+
+
 def _over_folds(recipe: Recipe, rng: np.random.Generator, budget: Budget, report: Report) -> Candidate:
     folds = assign_folds(recipe.dataset, FOLDS, rng)
     numbers = folds.numbers
     attempts = []
     for fold in range(folds.count):
-
-        def progress(said: dict[str, Any], fold: int = fold) -> None:
-            report({**said, "fold": fold + 1, "folds": folds.count})
-
         stopping = (fold + 1) % folds.count
         attempt = attempt_on(
             recipe,
             np.flatnonzero((numbers != fold) & (numbers != stopping)),
             np.flatnonzero(numbers == stopping),
             budget.share(folds.count - fold + 1),  # the refit is one more
-            progress,
+            _of_fold(report, fold, folds.count),
         )
         attempts.append(attempt)
-    rows = np.concatenate([attempt.held for attempt in attempts])
-    scores = [scores_of(recipe, attempt.trained.logits, len(attempt.held)) for attempt in attempts]
+    rows, scores = _stopped(recipe, attempts)
     return Candidate(
         recipe=recipe,
-        mode="out_of_fold",
+        mode="",
         because="",
         attempts=tuple(attempts),
         splits=None,
@@ -169,9 +215,19 @@ def _over_folds(recipe: Recipe, rng: np.random.Generator, budget: Budget, report
         split_digest=folds.digest,
         warnings=folds.warnings,
         validation_rows=rows,
-        validation_scores=np.concatenate(scores),
+        validation_scores=scores,
         budget=budget,
     )
+
+
+def _of_fold(report: Report, fold: int, count: int) -> Report:
+    return lambda said: report({**said, "fold": fold + 1, "folds": count})
+
+
+def _stopped(recipe: Recipe, attempts: Sequence[Attempt]) -> tuple[IntArray, FloatArray]:
+    """What each attempt answered to the rows that stopped it."""
+    scores = [scores_of(recipe, attempt.trained.logits, len(attempt.held)) for attempt in attempts]
+    return np.concatenate([attempt.held for attempt in attempts]), np.concatenate(scores)
 
 
 def attempt_on(
