@@ -5,7 +5,7 @@ itself stays small.
 """
 
 import importlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -93,12 +93,10 @@ class Fitted:
     factors: bytes | None = None  # of strategy lora: safetensors
 
 
-def fitted_of(
-    result: "FitResult", *, seed: int, network: bytes | None = None, parity: dict[str, float] | None = None
-) -> Fitted:
-    own = {"seed", "network", "parity", "factors"}
-    same = {name: getattr(result, name) for name in Fitted.__dataclass_fields__ if name not in own}
-    return Fitted(**same, seed=seed, network=network, parity=parity or {})
+def fitted_of(result: "FitResult", **own: Any) -> Fitted:
+    """Args: own: the fields that a result doesn't have."""
+    same = {field.name for field in fields(result)} & Fitted.__dataclass_fields__.keys()
+    return Fitted(**{name: getattr(result, name) for name in same}, **own)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

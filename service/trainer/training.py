@@ -3,6 +3,7 @@
 import hashlib
 import io
 from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 
@@ -11,8 +12,8 @@ from models.identity import PIXELS
 from models.losses import losses
 from models.strategies import STRATEGIES
 from service.errors import StrategyNotAvailable
-from service.store.keys import head_key, predictions_key
-from service.store.records import NewVersion, Run
+from service.store.keys import factors_key, head_key, predictions_key
+from service.store.records import NewVersion, Run, Task
 from service.trainer.child import Report
 from service.trainer.filling import Filling, fill_scratch, plan_filling
 from service.trainer.gathering import Snapshot, dataset_of, embeddings_of, sample_images, take_snapshot
@@ -154,14 +155,11 @@ class _Training:
     ) -> None:
         """Make the files durable, then the row; only that makes them a version."""
         store, task = self.bench.store, snapshot.task
-        predictions = _predictions(dataset, fitted)
-        head_digest, predictions_digest = (
-            hashlib.sha256(data).hexdigest() for data in (exported.head, predictions)
-        )
+        files = _Files.of(task, exported.head, _predictions(dataset, fitted), fitted.factors)
         with self.phases.phase("publishing"):
             decision = self._decide(snapshot, dataset, fitted)
-            store.blobs.put_new(head_key(task, head_digest), exported.head)
-            store.blobs.put_new(predictions_key(task, predictions_digest), predictions)
+            for key, data in files.blobs.items():
+                store.blobs.put_new(key, data)
         seconds = self.phases.seconds
         version = NewVersion(
             strategy=str(self.run.strategy),
@@ -181,10 +179,11 @@ class _Training:
             trainable_parameters=fitted.trainable_parameters,
             total_parameters=fitted.total_parameters,
             shares_backbone=feed.output != PIXELS,
-            head_digest=head_digest,
-            head_key=head_key(task, head_digest),
+            head_digest=files.head_digest,
+            head_key=files.head_key,
             head_bytes=len(exported.head),
-            predictions_key=predictions_key(task, predictions_digest),
+            predictions_key=files.predictions_key,
+            factors_key=files.factors_key,
             backbone_output=feed.output,
             views=feed.views,
             input_size=feed.input_size,
@@ -211,6 +210,34 @@ class _Training:
             ),
             judge=lambda job: self.bench.call(JUDGE, job, report=self.lease.tell, lease=self.lease),
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Files:
+    """A version's blobs, by key."""
+
+    blobs: dict[str, bytes]
+    head_digest: str
+    head_key: str
+    predictions_key: str
+    factors_key: str | None
+
+    @classmethod
+    def of(cls, task: Task, head: bytes, predictions: bytes, factors: bytes | None) -> Self:
+        digest = _sha256(head)
+        keys = head_key(task, digest), predictions_key(task, _sha256(predictions))
+        blobs = {keys[0]: head, keys[1]: predictions}
+        third = None
+        if factors is not None:
+            third = factors_key(task, _sha256(factors))
+            blobs[third] = factors
+        return cls(
+            blobs=blobs, head_digest=digest, head_key=keys[0], predictions_key=keys[1], factors_key=third
+        )
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 def _spread(dataset: Dataset) -> float:

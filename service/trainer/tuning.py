@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,8 +10,9 @@ import numpy as np
 from models.arrays import FloatArray, UInt8Array
 from models.errors import BackboneError
 from models.export import check_parity
+from models.factors import factors_file
 from models.identity import BackboneConfig
-from models.strategies.options import OPTIONS
+from models.strategies.options import OPTIONS, LoraOptions
 from models.views import RecomputedMaps
 from service.trainer.child import Report
 from service.trainer.fitting import BATCH, prepared, runtime
@@ -59,7 +61,28 @@ def _fit_tail(job: TunedFitJob, report: Report) -> Fitted:
     sample = np.asarray(maps[rows, np.zeros_like(rows)], dtype=np.float32)
     wanted = expected(tuned.network, head, torch.from_numpy(sample))
     parity = {"head": check_parity(tail, sample, wanted, scale=job.spread)}
-    return fitted_of(tuned.fit, seed=options.seed, network=tail, parity=parity)
+    fitted = fitted_of(tuned.fit, seed=options.seed, network=tail, parity=parity)
+    return fitted if tuned.factors is None else _with_factors(fitted, tuned.factors, options, split, job)
+
+
+def _with_factors(
+    fitted: Fitted, factors: dict[str, FloatArray], options: LoraOptions, split: Any, job: TunedFitJob
+) -> Fitted:
+    """The file of a lora's factors beside its merged tail."""
+    from models.tail import targets  # noqa: PLC0415 - torch
+
+    layers = sorted(targets(split.tail))
+    data = factors_file(
+        factors,
+        fitted.head,
+        rank=options.rank,
+        alpha=options.alpha,
+        stage=split.stage,
+        targets=layers,
+        backbone_digest=prepared(job.backbone).identity.digest,
+    )
+    said = {"bytes": len(data), "rank": options.rank, "alpha": options.alpha, "targets": layers}
+    return replace(fitted, factors=data, decision=fitted.decision | {"factors": said})
 
 
 def open_network(job: BackboneJob, config: BackboneConfig) -> Any:

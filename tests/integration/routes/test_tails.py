@@ -8,8 +8,10 @@ import pytest
 from PIL import Image
 
 from models.errors import NoTail
+from models.head import answers
 from models.preprocess import decode_image
 from models.tails import Tails
+from models.views import flipped
 from service.schemas.runs import CreateRun
 from service.web.planning import plan
 from tests.integration.routes.photos import encoded, files, photo
@@ -93,6 +95,30 @@ def test_what_is_served_is_what_is_exported(client, service, stripes):
     (alone,) = session_of(client, "head").run(["probabilities"], {"feature_map": maps})
     assert np.abs(whole - expected).max() <= 1e-4
     assert np.abs(alone - expected).max() <= 1e-4
+
+
+def test_a_mean_over_flips_is_in_the_file_that_begins_at_the_pixels(client, service, stripes):
+    options = OPTIONS | {"average_flips": True, "augmentation": "heavy", "epochs": 1, "publish": "never"}
+    client.post("/v1/tasks/stripes/runs", json=options)
+    run = service.work()
+    assert run.state == "succeeded", run.error
+    version = version_of(client, run.version)
+    views = ["as it is", "left-right", "top-bottom", "both"]
+    assert (version["views"], version["passes"]) == (views, 4)
+    assert version["decision"]["parity"]["model"] <= 1e-4
+    pixels = pixels_of(service, [striped("lying", 400), striped("standing", 401)])
+    head, whole = (session_of(client, file, run.version) for file in ("head", "model"))
+    said = [each.get_modelmeta().custom_metadata_map for each in (head, whole)]
+    assert [each["passes"] for each in said] == ["1", "4"]
+    assert {each["views"] for each in said} == {", ".join(views)}
+    logits = []
+    for view in views:
+        maps = service.engine._runtime.run(flipped(pixels, view), ("stem",))["stem"]
+        logits.append(head.run(["logits"], {"feature_map": maps})[0])
+    mean, scores = whole.run(["logits", "probabilities"], {"pixels": pixels})
+    np.testing.assert_allclose(mean, np.mean(logits, axis=0), atol=1e-4)
+    np.testing.assert_allclose(scores, answers("multiclass", np.mean(logits, axis=0)), atol=1e-4)
+    assert np.abs(mean - logits[0]).max() > 0.1
 
 
 def test_heads_and_tails_share_one_pass(client, service, stripes, trained):
