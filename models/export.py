@@ -4,8 +4,8 @@ IR 10 and opset 20 throughout: onnx' own defaults are newer than onnxruntime rea
 """
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state
 from models.arrays import FloatArray, UInt8Array
 from models.errors import ExportError
 from models.head import Kind, LinearHead
-from models.identity import BackboneIdentity
+from models.identity import AS_IT_IS, LARGEST, PIXELS, BackboneIdentity
 
 IR_VERSION = 10
 OPSET = 20
@@ -33,7 +33,6 @@ RUNTIME_ERRORS = (  # onnxruntime's have no base class of their own
     onnxruntime_pybind11_state.NotImplemented,
     onnxruntime_pybind11_state.RuntimeException,
 )
-LARGEST = 2**31 - 2**20  # bytes of one protobuf file, less some for the head
 
 
 def head_metadata(
@@ -44,8 +43,18 @@ def head_metadata(
     labels: tuple[str, ...],
     identity: BackboneIdentity,
     output: str = EMBEDDING,
+    views: Sequence[str] = (AS_IT_IS,),
+    input_size: int | None = None,
 ) -> dict[str, str]:
-    """What a file says of itself in `metadata_props`. Args: output: of the backbone, that it consumes."""
+    """What a file says of itself in `metadata_props`.
+
+    Args: output: of the backbone, that it consumes; PIXELS: it is a network of its own. views: whose mean
+          logits are the answer; `passes` is how many of them this very file runs. input_size: pixels, where
+          it isn't the backbone's.
+    """
+    preprocessing = identity.preprocessing
+    if input_size is not None:
+        preprocessing = replace(preprocessing, input_size=input_size)
     return {
         "polyhead_format": FORMAT,
         "task": task,
@@ -55,8 +64,14 @@ def head_metadata(
         "backbone": identity.name,
         "backbone_digest": identity.digest,
         "backbone_output": output,
-        "preprocessing": json.dumps(asdict(identity.preprocessing), sort_keys=True),
+        "preprocessing": json.dumps(asdict(preprocessing), sort_keys=True),
+        "views": ", ".join(views),
+        "passes": str(len(views) if output == PIXELS else 1),
     }
+
+
+def output_names(kind: Kind) -> tuple[str, ...]:
+    return ("value",) if kind == "regression" else ("logits", "probabilities")
 
 
 def head_onnx(head: LinearHead, *, metadata: Mapping[str, str]) -> bytes:
@@ -186,14 +201,7 @@ def check_parity(
     Returns: the largest difference, in units of `scale`.
     Raises:  ExportError: it is above the tolerance, or onnxruntime can't run the file.
     """
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 3
-    try:
-        session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-        answered = session.run([session.get_outputs()[-1].name], {session.get_inputs()[0].name: inputs})[0]
-    except RUNTIME_ERRORS as error:
-        raise ExportError(f"onnxruntime can't run the exported file: {error}") from error
+    answered = run_file(data, inputs)[-1]
     if answered.shape != expected.shape:
         raise ExportError(f"the exported file answers {answered.shape} instead of {expected.shape}")
     difference = float(np.abs(answered - expected).max(initial=0.0)) / (scale or 1.0)
@@ -202,3 +210,19 @@ def check_parity(
             f"the exported file's answers are off by {difference:.2e}, more than {tolerance:.0e}"
         )
     return difference
+
+
+def run_file(data: bytes, inputs: FloatArray | UInt8Array) -> list[FloatArray]:
+    """All outputs of a file for one batch, the answers last.
+
+    Raises: ExportError: onnxruntime can't run it.
+    """
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    try:
+        session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        found: list[FloatArray] = session.run(None, {session.get_inputs()[0].name: inputs})
+    except RUNTIME_ERRORS as error:
+        raise ExportError(f"onnxruntime can't run the exported file: {error}") from error
+    return found

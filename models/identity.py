@@ -10,6 +10,8 @@ EMBEDDING = "embedding"  # the backbone's own output; the others are named as th
 PIXELS = "pixels"  # what a network of a task's own consumes: no output of the backbone
 AS_IT_IS = "as it is"  # the view of an image that is no flip of it
 
+LARGEST = 2**31 - 2**20  # bytes of one ONNX file, which is one protobuf message, less some for a head
+
 Precision = Literal["fp32", "bf16"]
 Interpolation = Literal["bicubic", "bilinear", "nearest", "lanczos"]
 CropMode = Literal["center", "squash"]
@@ -26,6 +28,11 @@ class Preprocessing:
     interpolation: Interpolation
     crop_pct: float  # 0-1: the central share of the resized shorter side that is kept
     crop_mode: CropMode = "center"  # squash: both sides are resized, so the aspect is lost and no border
+
+    @property
+    def pixel_bytes(self) -> int:
+        """Of one decoded image."""
+        return self.input_size**2 * self.channels
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from models.errors import InvalidOption, NoTail
+from models.identity import Preprocessing
 
 FILE = "tails.json"
 SHARE = 0.01  # of the backbone's parameters, which low-rank factors stay under
@@ -86,16 +87,42 @@ def read_tails(backbone_file: Path) -> Tails:
     return Tails.from_json(backbone_file.with_name(FILE).read_text())
 
 
-def views_within(tail: TailShape, examples: int, views: Sequence[str], limit: int) -> tuple[str, ...]:
-    """The first of the views, as many as fit into `limit` bytes.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kept:
+    """What a training's scratch holds of a trunk's feature maps."""
 
-    Raises: InvalidOption: not even one does.
+    views: tuple[str, ...]  # that it trains on, the first ones of those wanted
+    recomputed: bool  # the scratch holds pixels, and the trunk runs whenever they are read
+    bytes: int
+
+
+def kept_within(
+    tail: TailShape, examples: int, views: Sequence[str], limit: int, *, pixel_bytes: int
+) -> Kept:
+    """As many of the views as fit into `limit` bytes; where not even one does, the pixels.
+
+    Args:   pixel_bytes: of one image.
+    Raises: InvalidOption: nor do those.
     """
-    one = tail.map_bytes(examples)
-    if one > limit:
+    one, pixels = tail.map_bytes(examples), pixel_bytes * examples
+    if one <= limit:
+        fitting = tuple(views[: limit // max(1, one)])
+        return Kept(views=fitting, recomputed=False, bytes=one * len(fitting))
+    if pixels <= limit:
+        return Kept(views=tuple(views), recomputed=True, bytes=pixels)
+    raise InvalidOption(
+        "blocks",
+        f"of {tail.blocks} needs {one:,} bytes of feature maps for {examples} examples, or {pixels:,} of "
+        f"pixels, more than the {limit:,} that POLYHEAD_SCRATCH_BYTES allows",
+    )
+
+
+def check_pixels(examples: int, limit: int, preprocessing: Preprocessing) -> None:
+    """Raises: InvalidOption: the pixels of all examples are more than `limit` bytes."""
+    needed = examples * preprocessing.pixel_bytes
+    if needed > limit:
         raise InvalidOption(
-            "blocks",
-            f"of {tail.blocks} needs {one:,} bytes of feature maps for {examples} examples, more than the "
-            f"{limit:,} that POLYHEAD_SCRATCH_BYTES allows",
+            "input_size",
+            f"of {preprocessing.input_size} needs {needed:,} bytes for the pixels of {examples} examples, "
+            f"more than the {limit:,} that POLYHEAD_SCRATCH_BYTES allows",
         )
-    return tuple(views[: max(1, limit // max(1, one))])

@@ -1,10 +1,10 @@
 """Views of an image that differ by flips: what is cached of a trunk, what answers are averaged over."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
-from models.arrays import UInt8Array
+from models.arrays import FloatArray, HalfArray, IntArray, UInt8Array
 from models.identity import AS_IT_IS
 from models.prepared import Runtime
 from models.strategies.options import Augmentation
@@ -32,7 +32,7 @@ def fill_feature_maps(
     batches: Iterable[UInt8Array],
     stage: str,
     views: tuple[str, ...],
-    out: "np.ndarray[tuple[int, ...], np.dtype[np.float16]]",
+    out: HalfArray,
     *,
     progress: Callable[[int], None] | None = None,
 ) -> int:
@@ -45,13 +45,54 @@ def fill_feature_maps(
     done = 0
     for pixels in batches:
         for number, view in enumerate(views):
-            maps = runtime.run(flipped(pixels, view), (stage,))[stage]
-            limit = np.finfo(np.float16).max
-            out[done : done + len(pixels), number] = np.clip(maps, -limit, limit)
+            out[done : done + len(pixels), number] = halved(
+                runtime.run(flipped(pixels, view), (stage,))[stage]
+            )
         done += len(pixels)
         if progress:
             progress(done)
     return done
+
+
+def halved(maps: FloatArray) -> HalfArray:
+    """As float16, without infinities where they would overflow."""
+    limit = np.finfo(np.float16).max
+    return np.clip(maps, -limit, limit).astype(np.float16)
+
+
+class RecomputedMaps:
+    """Reads as an array of feature maps that are computed whenever they are read.
+
+    The same numbers as `fill_feature_maps` leaves, at the cost of the trunk in every epoch.
+    """
+
+    def __init__(
+        self,
+        pixels: UInt8Array,
+        trunk: Callable[[UInt8Array], FloatArray],
+        views: Sequence[str],
+        shape: tuple[int, ...],
+        *,
+        batch: int,
+    ) -> None:
+        """Args: trunk: (n, H, W, C) -> (n, *shape), n at most `batch`; pixels: (N, H, W, C)."""
+        self._pixels = pixels
+        self._trunk = trunk
+        self._views = tuple(views)
+        self._batch = batch
+        self.shape = (len(pixels), len(self._views), *shape)
+
+    def __len__(self) -> int:
+        return len(self._pixels)
+
+    def __getitem__(self, rows_and_views: tuple[IntArray, IntArray]) -> HalfArray:
+        """(n,) rows, (n,) numbers of views -> (n, *shape)."""
+        rows, numbers = rows_and_views
+        pixels = np.array(self._pixels[rows])
+        for number, view in enumerate(self._views):
+            chosen = numbers == number
+            pixels[chosen] = flipped(pixels[chosen], view)
+        return np.concatenate([halved(self._trunk(part)) for part in batched(pixels, self._batch)])
 
 
 def batched(pixels: UInt8Array, size: int) -> Iterator[UInt8Array]:

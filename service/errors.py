@@ -33,6 +33,11 @@ class UnknownVersion(NotFound):
         super().__init__(f"task {task!r} has no version {version}")
 
 
+class NoFactors(NotFound):
+    def __init__(self, task: str, version: int) -> None:
+        super().__init__(f"version {version} of {task!r} has no factors: only strategy lora trains them")
+
+
 class UnknownAlias(NotFound):
     def __init__(self, task: str, alias: str) -> None:
         super().__init__(f"task {task!r} has no alias {alias!r}")
@@ -214,6 +219,7 @@ PROBLEMS: dict[type[PolyheadError], Problem] = {
     UnknownExample: _problem(404, "unknown_example", "Unknown example"),
     UnknownRun: _problem(404, "unknown_run", "Unknown run"),
     UnknownVersion: _problem(404, "unknown_version", "Unknown version"),
+    NoFactors: _problem(404, "no_factors", "No factors"),
     UnknownAlias: _problem(404, "unknown_alias", "Unknown alias"),
     UnknownBlob: _problem(404, "unknown_blob", "Unknown blob"),
     Conflict: _problem(409, "conflict", "Conflict"),

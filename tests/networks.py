@@ -40,3 +40,22 @@ def pointwise() -> Backbone:
         module.add_module("body", nn.Sequential(nn.ReLU(), nn.Conv2d(16, 16, 1), nn.ReLU()))
         module.add_module("pool", nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()))
     return replace(tiny(), module=module, name="pointwise")
+
+
+def rigid() -> Backbone:
+    """A network that takes 32 px and nothing else."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        module = nn.Sequential(nn.AvgPool2d(4), nn.Flatten(), nn.Linear(3 * 8 * 8, 16))
+    return replace(tiny(), module=module, stages=(), name="rigid")
+
+
+def wide() -> Backbone:
+    """As `tiny`, with a stem whose output takes more bytes than the image."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        module = nn.Sequential()
+        module.add_module("stem", nn.Sequential(nn.Conv2d(3, 64, 4, stride=4), nn.ReLU()))
+        module.add_module("body", nn.Sequential(nn.Conv2d(64, 16, 2, stride=2), nn.ReLU()))
+        module.add_module("pool", nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()))
+    return replace(tiny(), module=module, name="wide")

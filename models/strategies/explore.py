@@ -50,6 +50,7 @@ class Recipe:
     unfreeze_every: int | None = None
     single_lr: bool = False
     exact_start: bool = True
+    start: Dataset | None = None  # the same with the embeddings of `build`'s network, where those are others
     device: str = "cpu"
 
 
@@ -243,6 +244,7 @@ def attempt_on(
 ) -> Attempt:
     """Start from the exact head, train. Args: strength: of that head; None: `held` chooses it."""
     dataset, options = recipe.dataset, recipe.options
+    start = recipe.start or dataset
     targets = dataset.targets[rows]
     weighting = weigh(dataset.kind, targets, len(dataset.labels))
     with torch.random.fork_rng(devices=[]):
@@ -250,12 +252,12 @@ def attempt_on(
         network = recipe.build()
         if recipe.exact_start:
             with threadpool_limits(limits=1, user_api="blas"):
-                strength = _strength(dataset, rows, held) if strength is None else strength
-                head, _ = fit_one(dataset, rows, strength)
-            scaled = started_from(head.head(dataset.labels), dataset.embeddings[rows], targets)
+                strength = _strength(start, rows, held) if strength is None else strength
+                head, _ = fit_one(start, rows, strength)
+            scaled = started_from(head.head(dataset.labels), start.embeddings[rows], targets)
         else:
             outputs = len(dataset.labels) or 1
-            scaled = random_head(dataset.kind, dataset.embeddings.shape[1], outputs, targets)
+            scaled = random_head(dataset.kind, start.embeddings.shape[1], outputs, targets)
     adapted = Adapted(network, recipe.blocks, scaled).to(recipe.device)
     counted = weighting if options.class_weight == "auto" else _alike(weighting)
     scales = {"centre": scaled.centre, "spread": scaled.spread}

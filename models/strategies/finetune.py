@@ -10,7 +10,7 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from models.arrays import UInt8Array
+from models.arrays import FloatArray, UInt8Array
 from models.backbone import Backbone
 from models.blocks import coarse_blocks
 from models.dataset import Dataset
@@ -30,11 +30,14 @@ def finetune(
     backbone: Backbone,
     options: FinetuneOptions,
     *,
+    embeddings: FloatArray | None = None,
     device: str = "cpu",
 ) -> Recipe:
     """What `explore` and `finish` take.
 
     Args:   pixels: (N, H, W, C) uint8 at the backbone's input size, in the dataset's order.
+            embeddings: (N, D) of them by this backbone, where the dataset's are of another input size:
+            the head starts on these, while splits and folds stay those that other strategies have.
     Raises: ValueError: they are of another shape.
     """
     expected = (len(dataset), backbone.input_size, backbone.input_size, backbone.channels)
@@ -66,6 +69,7 @@ def finetune(
         unfreeze_every=options.unfreeze_every,
         single_lr=options.single_lr,
         exact_start=options.pretrained and options.head_start == "exact",
+        start=None if embeddings is None else replace(dataset, embeddings=embeddings),
         device=device,
     )
 
@@ -77,11 +81,12 @@ def fit_finetune(
     options: FinetuneOptions,
     *,
     report: Report,
+    embeddings: FloatArray | None = None,
     clock: Clock | None = None,
     min_examples_per_class: int = 2,
 ) -> TunedFit:
-    """Train and evaluate a whole network; arguments and errors as `fit_last_block`."""
-    recipe = finetune(dataset, pixels, backbone, options)
+    """Train and evaluate a whole network; arguments and errors as `finetune` and `fit_last_block`."""
+    recipe = finetune(dataset, pixels, backbone, options, embeddings=embeddings)
     candidate = explore(recipe, report=report, clock=clock, min_examples_per_class=min_examples_per_class)
     return finish(candidate, report=report)
 

@@ -31,6 +31,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "max_seconds": (1.0, 30 * 86_400.0),
     "blocks": (1, 1000),
     "unfreeze_every": (1, 1000),
+    "input_size": (16, 2048),
     "rank": (1, 4096),
     "alpha": (1e-3, 1e4),
 }
@@ -74,6 +75,7 @@ class FinetuneOptions(TrainingOptions):
     unfreeze_every: int | None = None  # epochs; None: all blocks train once the head is warm
     single_lr: bool = False  # for comparison: one rate for every layer
     pretrained: bool = True  # False, for comparison: from random weights
+    input_size: int | None = None  # pixels, of the task's own network; None: the backbone's
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +89,7 @@ class LoraOptions(TrainingOptions):
 
 OPTIONS: dict[str, type[TrainingOptions]] = {  # of those that are served
     "last_block": LastBlockOptions,
+    "finetune": FinetuneOptions,
     "lora": LoraOptions,
 }
 

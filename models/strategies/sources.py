@@ -1,17 +1,27 @@
 """Where training takes its inputs from: cached feature maps, or pixels. Imports torch."""
 
+from typing import Protocol
+
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 
-from models.arrays import IntArray, UInt8Array
+from models.arrays import HalfArray, IntArray, UInt8Array
 from models.identity import Preprocessing
 from models.strategies.options import Augmentation
 from models.views import flipped, views_of
 
-FeatureMaps = NDArray[np.float16]  # (N, V, *stage shape), memory-mapped as a rule
+
+class FeatureMaps(Protocol):
+    """(N, V, *stage shape) float16: a memory-mapped array as a rule, or `models.views.RecomputedMaps`."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows_and_views: tuple[IntArray, IntArray], /) -> HalfArray: ...
 
 
 class FeatureSource:

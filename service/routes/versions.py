@@ -6,7 +6,7 @@ from fastapi import APIRouter, Response
 from fastapi.responses import StreamingResponse
 
 from models.errors import BackboneMismatch
-from service.errors import InvalidField, OwnsNetwork, UnknownBlob, UnknownTask, UnknownVersion
+from service.errors import InvalidField, NoFactors, OwnsNetwork, UnknownBlob, UnknownTask, UnknownVersion
 from service.schemas.pages import After, Limit, PageBody
 from service.schemas.versions import Mistake, VersionBody
 from service.store.records import Task, Version
@@ -17,7 +17,7 @@ from service.web.problems import responses
 
 router = APIRouter(prefix="/v1/tasks/{task}/versions", tags=["versions"])
 
-ONNX = "application/octet-stream"
+BYTES = "application/octet-stream"
 FILE_ERRORS = (UnknownTask, UnknownVersion, UnknownBlob, OwnsNetwork, BackboneMismatch)
 
 
@@ -55,7 +55,7 @@ def mistakes(
         also={
             200: {
                 "description": "ONNX: embedding or feature map to logits and probabilities",
-                "content": {ONNX: {}},
+                "content": {BYTES: {}},
             }
         },
     ),
@@ -68,10 +68,7 @@ def head(version: VersionNumber, task: TaskDep, parts: PartsDep) -> Response:
     found = parts.store.versions.get(task, version)
     if not found.shares_backbone:
         raise OwnsNetwork(task.name, version)
-    stream = parts.store.blobs.open_stream(found.head_key)
-    headers = _headers(task, found, "head", etag=found.head_digest)
-    headers["Content-Length"] = str(stream.size)
-    return StreamingResponse(stream.chunks, media_type=ONNX, headers=headers)
+    return _stream(parts, found.head_key, _headers(task, found, "head.onnx", etag=found.head_digest))
 
 
 @router.get(
@@ -80,29 +77,66 @@ def head(version: VersionNumber, task: TaskDep, parts: PartsDep) -> Response:
     response_class=Response,
     responses=responses(
         *FILE_ERRORS,
-        also={200: {"description": "ONNX: pixels to logits and probabilities", "content": {ONNX: {}}}},
+        also={200: {"description": "ONNX: pixels to logits and probabilities", "content": {BYTES: {}}}},
     ),
 )
 def model(version: VersionNumber, task: TaskDep, parts: PartsDep) -> Response:
-    """Backbone and head in one file: `pixels` uint8 (N, H, W, C) to the same outputs."""
+    """All in one file: `pixels` uint8 (N, H, W, C) to the same outputs.
+
+    Of a version that averages over views, it runs each of them: `passes` in its metadata says how many. Of
+    one that owns its network, the file that is served, whatever backbone this server has.
+    """
     found = parts.store.versions.get(task, version)
+    if not found.shares_backbone:
+        headers = _headers(task, found, "model.onnx", etag=found.head_digest)
+        return _stream(parts, found.head_key, headers)
     if found.backbone_digest != parts.identity.digest:
         raise BackboneMismatch(fitted_on=found.backbone_digest, serving=parts.identity.digest)
-    # Late, because it brings onnxruntime, which no other request needs.
+    # Late, because they bring onnxruntime, which no other request needs.
+    from models.averaging import averaged  # noqa: PLC0415
     from models.export import model_onnx  # noqa: PLC0415
 
     composed = model_onnx(parts.backbone_file, parts.store.blobs.get(found.head_key))
+    if len(found.views) > 1:
+        composed = averaged(composed, found.views)
     etag = f"{found.head_digest}-{found.backbone_digest}"
-    return Response(composed, media_type=ONNX, headers=_headers(task, found, "model", etag=etag))
+    return Response(composed, media_type=BYTES, headers=_headers(task, found, "model.onnx", etag=etag))
+
+
+@router.get(
+    "/{version}/factors.safetensors",
+    operation_id="download_factors",
+    response_class=StreamingResponse,
+    responses=responses(
+        *(UnknownTask, UnknownVersion, UnknownBlob, NoFactors),
+        also={200: {"description": "safetensors: low-rank factors and their head", "content": {BYTES: {}}}},
+    ),
+)
+def factors(version: VersionNumber, task: TaskDep, parts: PartsDep) -> Response:
+    """What strategy `lora` has trained: factors and head, with rank, alpha, stage and layers as metadata.
+
+    A layer's weight is the backbone's, plus alpha / rank times `lora_B @ lora_A`.
+    """
+    found = parts.store.versions.get(task, version)
+    if found.factors_key is None:
+        raise NoFactors(task.name, version)
+    digest = found.factors_key.rpartition("/")[2].partition(".")[0]
+    return _stream(parts, found.factors_key, _headers(task, found, "factors.safetensors", etag=digest))
+
+
+def _stream(parts: Parts, key: str, headers: dict[str, str]) -> Response:
+    stream = parts.store.blobs.open_stream(key)
+    headers["Content-Length"] = str(stream.size)
+    return StreamingResponse(stream.chunks, media_type=BYTES, headers=headers)
 
 
 def _body(parts: Parts, task: Task, version: Version) -> VersionBody:
     return VersionBody.of(task, version, backbone_bytes=parts.backbone_file.stat().st_size)
 
 
-def _headers(task: Task, version: Version, name: str, *, etag: str) -> dict[str, str]:
+def _headers(task: Task, version: Version, file: str, *, etag: str) -> dict[str, str]:
     return {
         "ETag": f'"{etag}"',
-        "Content-Disposition": f'attachment; filename="{task.name}-{version.number}-{name}.onnx"',
+        "Content-Disposition": f'attachment; filename="{task.name}-{version.number}-{file}"',
         "X-Head-Version": str(version.number),
     }

@@ -57,12 +57,24 @@ class CreateRun(RequestBody):
     augmentation: Augmentation | None = Field(
         default=None, description="light: flips left to right; heavy: top to bottom, too."
     )
-    average_flips: bool | None = Field(default=None, description="Not served yet: leave it false.")
+    average_flips: bool | None = Field(
+        default=None, description="Answer with the mean over the augmentation's flips: so many passes."
+    )
     batch_norm: BatchNorm | None = Field(default=None, description="auto: eval wherever frozen or small.")
     monitor: Monitor | None = Field(default=None, description="What early stopping follows on validation.")
     patience: int | None = _number("patience", "Epochs without a better validation, after which it ends.")
     rank: int | None = _number("rank", "`lora`: of the factors, which stay under 1 % of the backbone.")
     alpha: float | None = _number("alpha", "`lora`: the factors count alpha / rank times.")
+    unfreeze_every: int | None = _number(
+        "unfreeze_every", "`finetune`: epochs after which one more block trains; null: all at once."
+    )
+    single_lr: bool | None = Field(default=None, description="`finetune`: one rate for all, to compare.")
+    pretrained: bool | None = Field(
+        default=None, description="`finetune`: false starts from random weights, to compare."
+    )
+    input_size: int | None = _number(
+        "input_size", "`finetune`: pixels, of the task's own network; null: the backbone's."
+    )
     max_seconds: float | None = _number("max_seconds", "Of the fit; the best so far is kept.")
 
 

@@ -10,13 +10,15 @@ from service.store.records import Kind, Task, Version
 
 
 class Sizes(BaseModel):
-    head_bytes: int = Field(description="Of head.onnx: what one more task costs.")
-    backbone_bytes: int = Field(description="Of backbone.onnx, which all versions share.")
+    head_bytes: int = Field(description="Of head.onnx, or of a network of its own: what one more task costs.")
+    backbone_bytes: int = Field(description="Of backbone.onnx, which versions share.")
+    factors_bytes: int | None = Field(default=None, description="Of factors.safetensors; null without.")
 
 
 class Links(BaseModel):
     head: str | None = Field(description="head.onnx; null for a version that owns its network.")
     model: str
+    factors: str | None = Field(default=None, description="factors.safetensors, of strategy lora.")
     mistakes: str
     run: str
 
@@ -47,11 +49,15 @@ class VersionBody(BaseModel):
                     "total_parameters": 3374346,
                     "shares_backbone": True,
                     "backbone_output": "embedding",
+                    "views": ["as it is"],
+                    "passes": 1,
+                    "input_size": None,
                     "head_sha256": "9f86…",
-                    "sizes": {"head_bytes": 10732, "backbone_bytes": 13561242},
+                    "sizes": {"head_bytes": 10732, "backbone_bytes": 13561242, "factors_bytes": None},
                     "links": {
                         "head": "/v1/tasks/chairs/versions/2/head.onnx",
                         "model": "/v1/tasks/chairs/versions/2/model.onnx",
+                        "factors": None,
                         "mistakes": "/v1/tasks/chairs/versions/2/mistakes",
                         "run": "/v1/runs/run_0628f1c0a3b2c14f5e6a7b8c9d",
                     },
@@ -82,8 +88,14 @@ class VersionBody(BaseModel):
     total_parameters: int
     shares_backbone: bool
     backbone_output: str = Field(
-        description="What head.onnx consumes of the backbone: `embedding`, or the stage where a tail begins."
+        description=(
+            "What it consumes of the backbone: `embedding`, or the stage where a tail begins; `pixels`: its "
+            "network is its own."
+        )
     )
+    views: list[str] = Field(description="Of an image, whose mean logits are the answer.")
+    passes: int = Field(description="How often an image goes through the network: once a view.")
+    input_size: int | None = Field(description="Pixels, of a network of its own; null: the backbone's.")
     head_sha256: str
     sizes: Sizes
     links: Links
@@ -114,11 +126,19 @@ class VersionBody(BaseModel):
             total_parameters=version.total_parameters,
             shares_backbone=version.shares_backbone,
             backbone_output=version.backbone_output,
+            views=list(version.views),
+            passes=len(version.views),
+            input_size=version.input_size,
             head_sha256=version.head_digest,
-            sizes=Sizes(head_bytes=version.head_bytes, backbone_bytes=backbone_bytes),
+            sizes=Sizes(
+                head_bytes=version.head_bytes,
+                backbone_bytes=backbone_bytes,
+                factors_bytes=version.decision.get("factors", {}).get("bytes"),
+            ),
             links=Links(
                 head=f"{here}/head.onnx" if version.shares_backbone else None,
                 model=f"{here}/model.onnx",
+                factors=f"{here}/factors.safetensors" if version.factors_key else None,
                 mistakes=f"{here}/mistakes",
                 run=f"/v1/runs/{version.run_id}",
             ),

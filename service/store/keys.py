@@ -22,6 +22,10 @@ def head_key(task: Task, digest: str) -> str:
     return f"{task_prefix(task.tenant, task.id)}heads/{digest}.onnx"
 
 
+def factors_key(task: Task, digest: str) -> str:
+    return f"{task_prefix(task.tenant, task.id)}factors/{digest}.safetensors"
+
+
 def predictions_key(task: Task, digest: str) -> str:
     return f"{task_prefix(task.tenant, task.id)}predictions/{digest}.npz"
 

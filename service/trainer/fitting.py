@@ -7,18 +7,22 @@ import functools
 import hashlib
 import math
 import os
+from dataclasses import replace
 
 import numpy as np
 
-from models.arrays import FloatArray
+from models.arrays import FloatArray, UInt8Array
+from models.averaging import averaged
 from models.errors import PolyheadError
 from models.evaluate import align_scores, compare
-from models.export import TOLERANCE, check_parity, head_metadata, head_onnx, model_onnx, stamped
-from models.identity import BackboneIdentity
+from models.export import TOLERANCE, check_parity, head_metadata, head_onnx, model_onnx, run_file, stamped
+from models.head import answers
+from models.identity import PIXELS, BackboneIdentity
 from models.prepare import check_reference, prepare_backbone
 from models.preprocess import DecodedImage, decode_image, perceptual_hash
 from models.runtime import HeadSession, PreparedBackbone, Runtime, open_runtime
 from models.strategies.head import HeadOptions, fit_head
+from models.views import flipped
 from service.trainer.child import Report
 from service.trainer.jobs import (
     BackboneJob,
@@ -91,38 +95,55 @@ def fit(job: FitJob, report: Report) -> Fitted:
 
 
 def export(job: ExportJob, report: Report) -> Exported:
-    """Write head.onnx, and hold it and model.onnx against what is served.
+    """Write the file that is served, and hold it and model.onnx against what is answered.
+
+    A network of its own has been held against torch already, and is model.onnx itself.
 
     Raises: ExportError: a file's answers differ from those that are served, by more than fp32 explains.
     """
     del report
-    identity = prepared(job.backbone).identity
+    feed = job.feed
     metadata = head_metadata(
         task=job.task,
         version=job.version,
         kind=job.head.kind,
         labels=job.head.labels,
-        identity=identity,
-        output=job.output,
+        identity=prepared(job.backbone).identity,
+        output=feed.output,
+        views=feed.views,
+        input_size=feed.input_size,
     )
+    if job.network is not None and feed.output == PIXELS:
+        return Exported(head=stamped(job.network, metadata), parity={})
     parity = {}
-    if job.tail is not None:
-        head = stamped(job.tail, metadata)
+    if job.network is not None:
+        head = stamped(job.network, metadata)
     else:
         head = head_onnx(job.head, metadata=metadata)
         fitted = job.head.predict(job.embeddings)
         parity["head"] = check_parity(head, job.embeddings, fitted, scale=job.spread)
     decoded = [decode(image, job.backbone, job.max_pixels) for image in job.images]
-    images = [image for image in decoded if isinstance(image, DecodedImage)]
+    images = [image.pixels for image in decoded if isinstance(image, DecodedImage)]
     if images:
-        pixels = np.stack([image.pixels for image in images])
-        features = runtime(job.backbone).run(pixels, (job.output,))[job.output]
-        served = HeadSession(head, identity.digest, job.output).run(features)
-        model = model_onnx(prepared(job.backbone).onnx_path, head)
-        # The file computes in fp32: what a server at bf16 differs by is reported.
-        tolerance = TOLERANCE if identity.precision == "fp32" else math.inf
-        parity["model"] = check_parity(model, pixels, served, scale=job.spread, tolerance=tolerance)
+        parity["model"] = _model_parity(job, head, np.stack(images))
     return Exported(head=head, parity=parity)
+
+
+def _model_parity(job: ExportJob, head: bytes, pixels: UInt8Array) -> float:
+    """How far model.onnx is from what is served: the mean of the head's logits over its views."""
+    files, feed = prepared(job.backbone), job.feed
+    HeadSession(head, files.identity.digest, feed.output)  # the server must take it
+    run = runtime(job.backbone).run
+    logits = [
+        run_file(head, run(flipped(pixels, view), (feed.output,))[feed.output])[0] for view in feed.views
+    ]
+    served = answers(job.head.kind, np.mean(logits, axis=0, dtype=np.float32))
+    model = model_onnx(files.onnx_path, head)
+    if len(feed.views) > 1:
+        model = averaged(model, feed.views)
+    # The file computes in fp32: what a server at bf16 differs by is reported.
+    tolerance = TOLERANCE if files.identity.precision == "fp32" else math.inf
+    return check_parity(model, pixels, served, scale=job.spread, tolerance=tolerance)
 
 
 def judge(job: JudgeJob, report: Report) -> Judged:
@@ -148,9 +169,14 @@ def runtime(job: BackboneJob) -> Runtime:
     return opened
 
 
-def decode(data: bytes, backbone: BackboneJob, max_pixels: int) -> DecodedImage | PolyheadError:
+def decode(
+    data: bytes, backbone: BackboneJob, max_pixels: int, input_size: int | None = None
+) -> DecodedImage | PolyheadError:
+    preprocessing = prepared(backbone).identity.preprocessing
+    if input_size is not None:
+        preprocessing = replace(preprocessing, input_size=input_size)
     try:
-        return decode_image(data, prepared(backbone).identity.preprocessing, max_pixels=max_pixels)
+        return decode_image(data, preprocessing, max_pixels=max_pixels)
     except PolyheadError as error:
         return error
 

@@ -1,10 +1,11 @@
 """What goes to the trainer's child and comes back: values, and the names of the functions that take them.
 
-The functions are in `fitting` and `tuning`, which only the child imports: the trainer itself stays small.
+The functions are in `fitting`, `scratch`, `tuning` and `networks`, which only the child imports: the trainer
+itself stays small.
 """
 
 import importlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -12,7 +13,7 @@ from models.arrays import FloatArray
 from models.dataset import Dataset, SplitName, Targets
 from models.errors import PolyheadError
 from models.head import Kind, LinearHead
-from models.identity import EMBEDDING, BackboneConfig, BackboneIdentity
+from models.identity import AS_IT_IS, EMBEDDING, BackboneConfig, BackboneIdentity
 from service.trainer.child import Report
 
 if TYPE_CHECKING:  # it brings what only the child needs
@@ -24,7 +25,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, slots=True)
 class Work(Generic[Job, Result]):
-    """A function of `fitting` or `tuning`, imported where it is called."""
+    """A function of one of those modules, imported where it is called."""
 
     name: str
     module: str = "fitting"
@@ -87,34 +88,42 @@ class Fitted:
     total_parameters: int
     threshold: float | None
     seed: int
-    tail: bytes | None = None  # ONNX from a feature map to the answers; its words are still to come
-    parity: dict[str, float] = field(default_factory=dict)  # of the tail, with what torch answers
+    network: bytes | None = None  # ONNX from feature map, or pixels, to the answers; without metadata yet
+    parity: dict[str, float] = field(default_factory=dict)  # of that file, with what torch answers
+    factors: bytes | None = None  # of strategy lora: safetensors
 
 
-def fitted_of(
-    result: "FitResult", *, seed: int, tail: bytes | None = None, parity: dict[str, float] | None = None
-) -> Fitted:
-    own = {"seed", "tail", "parity"}
-    same = {name: getattr(result, name) for name in Fitted.__dataclass_fields__ if name not in own}
-    return Fitted(**same, seed=seed, tail=tail, parity=parity or {})
+def fitted_of(result: "FitResult", **own: Any) -> Fitted:
+    """Args: own: the fields that a result doesn't have."""
+    same = {field.name for field in fields(result)} & Fitted.__dataclass_fields__.keys()
+    return Fitted(**{name: getattr(result, name) for name in same}, **own)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MapsJob:
+class FillJob:
+    """Images for the scratch, as feature maps or as pixels."""
+
     backbone: BackboneJob
     images: tuple[bytes, ...]  # as uploaded
     max_pixels: int
-    stage: str  # of the backbone
-    shape: tuple[int, ...]  # of its output, for one image
-    views: tuple[str, ...]
+    input_size: int  # pixels, that they are decoded to
+    stage: str | None  # of the backbone, whose output is kept; None: the pixels are
+    views: tuple[str, ...]  # of each image, where its maps are kept
+    shape: tuple[int, ...]  # of a row
     start: int  # row of the first image; 0 makes the scratch anew
     total: int  # rows
     folder: Path  # of the scratch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TailFitJob:
-    """Of the images whose feature maps lie in the scratch, row by row."""
+class NetworkJob:
+    backbone: BackboneJob
+    input_size: int  # pixels
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TunedFitJob:
+    """Of the images that lie in the scratch, row by row."""
 
     backbone: BackboneJob
     strategy: str
@@ -123,6 +132,18 @@ class TailFitJob:
     total_backbone_parameters: int
     min_examples_per_class: int
     spread: float  # as in ExportJob
+    input_size: int  # pixels
+    views: tuple[str, ...]  # of a tail: what it trains on; of a network: what its answers are averaged over
+    recomputed: bool  # the scratch holds the pixels of a tail's images, not the maps
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Feed:
+    """What a version is fed for an answer."""
+
+    output: str = EMBEDDING  # of the backbone, or PIXELS
+    views: tuple[str, ...] = (AS_IT_IS,)  # whose mean logits are the answer
+    input_size: int | None = None  # pixels, of a network of its own
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,8 +156,8 @@ class ExportJob:
     images: tuple[bytes, ...]  # a few real ones, for the file that begins at the pixels
     max_pixels: int
     spread: float  # what a difference is measured by: 1, or the deviation of a regression's targets
-    tail: bytes | None = None  # where the head has one of its own
-    output: str = EMBEDDING  # of the backbone, that is consumed
+    network: bytes | None = None  # as in Fitted
+    feed: Feed = field(default_factory=Feed)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,7 +191,9 @@ WARM: Work[BackboneJob, None] = Work("warm")
 IDENTIFY: Work[BackboneJob, BackboneIdentity] = Work("identify")
 EMBED: Work[EmbedJob, list[Embedded | PolyheadError]] = Work("embed")
 FIT: Work[FitJob, Fitted] = Work("fit")
-MAP_FEATURES: Work[MapsJob, list[PolyheadError | None]] = Work("map_features", "tuning")
-FIT_TAIL: Work[TailFitJob, Fitted] = Work("fit_tail", "tuning")
+FILL: Work[FillJob, list[PolyheadError | None]] = Work("fill", "scratch")
+FIT_TAIL: Work[TunedFitJob, Fitted] = Work("fit_tail", "tuning")
+CHECK_NETWORK: Work[NetworkJob, None] = Work("check_network", "networks")
+FIT_NETWORK: Work[TunedFitJob, Fitted] = Work("fit_network", "networks")
 EXPORT: Work[ExportJob, Exported] = Work("export")
 JUDGE: Work[JudgeJob, Judged] = Work("judge")

@@ -3,30 +3,36 @@
 import hashlib
 import io
 from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 
 from models.dataset import Dataset
-from models.identity import EMBEDDING
+from models.identity import PIXELS
 from models.losses import losses
 from models.strategies import STRATEGIES
 from service.errors import StrategyNotAvailable
-from service.store.keys import head_key, predictions_key
-from service.store.records import NewVersion, Run
+from service.store.keys import factors_key, head_key, predictions_key
+from service.store.records import NewVersion, Run, Task
+from service.trainer.child import Report
+from service.trainer.filling import Filling, fill_scratch, plan_filling
 from service.trainer.gathering import Snapshot, dataset_of, embeddings_of, sample_images, take_snapshot
 from service.trainer.jobs import (
+    CHECK_NETWORK,
     EXPORT,
     FIT,
+    FIT_NETWORK,
     FIT_TAIL,
     JUDGE,
     Exported,
     ExportJob,
+    Feed,
     FitJob,
     Fitted,
-    TailFitJob,
+    NetworkJob,
+    TunedFitJob,
 )
 from service.trainer.lease import Lease
-from service.trainer.mapping import Mapped, map_features
 from service.trainer.policy import Decision, Evaluated, decide
 from service.trainer.workbench import Phases, Workbench
 
@@ -35,9 +41,10 @@ PARITY_IMAGES = 2  # on which model.onnx must answer as the server does
 
 
 def train(run: Run, bench: Workbench, lease: Lease) -> None:
-    """Fit a head, or a tail with its head, on a task's examples and make a version of it, which ends the run.
+    """Fit a head, alone or with what lies below it, and make a version of it, which ends the run.
 
-    Raises: UntrainableData, BackboneMismatch, ExportError, RunFailed: the run has failed.
+    Raises: UntrainableData, InvalidOption, NoTail, BackboneMismatch, ExportError, RunFailed: the run has
+            failed.
             Interrupted, LostLease, UnknownTask: it is to be left.
     """
     if run.strategy not in STRATEGIES:
@@ -47,12 +54,11 @@ def train(run: Run, bench: Workbench, lease: Lease) -> None:
     snapshot = training.load()
     dataset = training.embed(snapshot)
     if run.strategy == "head":
-        output, fitted = EMBEDDING, training.fit(snapshot, dataset)
+        feed, fitted = Feed(), training.fit(snapshot, dataset)
     else:
-        mapped, fitted = training.fit_tail(snapshot, dataset)
-        output, dataset = mapped.stage, mapped.dataset
-    exported = training.export(snapshot, dataset, fitted, output)
-    training.publish(snapshot, dataset, fitted, exported, output)
+        dataset, fitted, feed = training.fit_tuned(snapshot, dataset)
+    exported = training.export(snapshot, dataset, fitted, feed)
+    training.publish(snapshot, dataset, fitted, exported, feed)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,30 +93,40 @@ class _Training:
         self._assign_splits(snapshot, dataset, fitted)
         return fitted
 
-    def fit_tail(self, snapshot: Snapshot, dataset: Dataset) -> tuple[Mapped, Fitted]:
-        """As `fit`, on the trunk's feature maps, which are gone when this returns."""
+    def fit_tuned(self, snapshot: Snapshot, dataset: Dataset) -> tuple[Dataset, Fitted, Feed]:
+        """As `fit`, by gradient, on a scratch that is gone when this returns."""
+        filling = plan_filling(self.run, self.bench, len(dataset))
         try:
-            with self.phases.phase("mapping") as report:
-                mapped = map_features(
-                    self.run, snapshot, dataset, self.bench, report=report, lease=self.lease
-                )
-            job = TailFitJob(
+            with self.phases.phase("decoding" if filling.stage is None else "mapping") as report:
+                self._check_network(filling, report)
+                filled = fill_scratch(filling, snapshot, dataset, self.bench, report=report, lease=self.lease)
+            job = TunedFitJob(
                 backbone=self.bench.backbone,
                 strategy=str(self.run.strategy),
-                dataset=mapped.dataset,
+                dataset=filled,
                 options=self.run.options,
                 total_backbone_parameters=self.bench.identity.total_parameters,
                 min_examples_per_class=self.bench.settings.min_examples_per_class,
-                spread=_spread(mapped.dataset),
+                spread=_spread(filled),
+                input_size=filling.input_size,
+                views=filling.views,
+                recomputed=filling.recomputed,
             )
+            work = FIT_NETWORK if filling.feed.output == PIXELS else FIT_TAIL
             with self.phases.phase("fitting") as report:
-                fitted = self.bench.call(FIT_TAIL, job, report=report, lease=self.lease)
+                fitted = self.bench.call(work, job, report=report, lease=self.lease)
         except BaseException:
-            self.bench.child.restart()  # it holds the feature maps, wherever this ended
+            self.bench.child.restart()  # it holds the scratch, wherever this ended
             raise
-        fitted = replace(fitted, decision=fitted.decision | {"feature_maps": mapped.record})
-        self._assign_splits(snapshot, mapped.dataset, fitted)
-        return mapped, fitted
+        fitted = replace(fitted, decision=fitted.decision | filling.record)
+        self._assign_splits(snapshot, filled, fitted)
+        return filled, fitted, filling.feed
+
+    def _check_network(self, filling: Filling, report: Report) -> None:
+        size = filling.input_size
+        if size != self.bench.identity.preprocessing.input_size:
+            job = NetworkJob(backbone=self.bench.backbone, input_size=size)
+            self.bench.call(CHECK_NETWORK, job, report=report, lease=self.lease)
 
     def _assign_splits(self, snapshot: Snapshot, dataset: Dataset, fitted: Fitted) -> None:
         if fitted.splits is not None:
@@ -118,7 +134,7 @@ class _Training:
             new = {id_: split for id_, split, before in known if before is None}
             self.bench.store.examples.assign_splits(snapshot.task, new)
 
-    def export(self, snapshot: Snapshot, dataset: Dataset, fitted: Fitted, output: str) -> Exported:
+    def export(self, snapshot: Snapshot, dataset: Dataset, fitted: Fitted, feed: Feed) -> Exported:
         with self.phases.phase("exporting") as report:
             job = ExportJob(
                 backbone=self.bench.backbone,
@@ -129,24 +145,21 @@ class _Training:
                 images=tuple(sample_images(self.bench.store, snapshot, PARITY_IMAGES)),
                 max_pixels=self.bench.settings.max_image_pixels,
                 spread=_spread(dataset),
-                tail=fitted.tail,
-                output=output,
+                network=fitted.network,
+                feed=feed,
             )
             return self.bench.call(EXPORT, job, report=report, lease=self.lease)
 
     def publish(
-        self, snapshot: Snapshot, dataset: Dataset, fitted: Fitted, exported: Exported, output: str
+        self, snapshot: Snapshot, dataset: Dataset, fitted: Fitted, exported: Exported, feed: Feed
     ) -> None:
         """Make the files durable, then the row; only that makes them a version."""
         store, task = self.bench.store, snapshot.task
-        predictions = _predictions(dataset, fitted)
-        head_digest, predictions_digest = (
-            hashlib.sha256(data).hexdigest() for data in (exported.head, predictions)
-        )
+        files = _Files.of(task, exported.head, _predictions(dataset, fitted), fitted.factors)
         with self.phases.phase("publishing"):
             decision = self._decide(snapshot, dataset, fitted)
-            store.blobs.put_new(head_key(task, head_digest), exported.head)
-            store.blobs.put_new(predictions_key(task, predictions_digest), predictions)
+            for key, data in files.blobs.items():
+                store.blobs.put_new(key, data)
         seconds = self.phases.seconds
         version = NewVersion(
             strategy=str(self.run.strategy),
@@ -165,12 +178,15 @@ class _Training:
             backbone_digest=self.bench.identity.digest,
             trainable_parameters=fitted.trainable_parameters,
             total_parameters=fitted.total_parameters,
-            shares_backbone=True,
-            head_digest=head_digest,
-            head_key=head_key(task, head_digest),
+            shares_backbone=feed.output != PIXELS,
+            head_digest=files.head_digest,
+            head_key=files.head_key,
             head_bytes=len(exported.head),
-            predictions_key=predictions_key(task, predictions_digest),
-            backbone_output=output,
+            predictions_key=files.predictions_key,
+            factors_key=files.factors_key,
+            backbone_output=feed.output,
+            views=feed.views,
+            input_size=feed.input_size,
         )
         self.lease.check()
         store.runs.publish(
@@ -194,6 +210,34 @@ class _Training:
             ),
             judge=lambda job: self.bench.call(JUDGE, job, report=self.lease.tell, lease=self.lease),
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Files:
+    """A version's blobs, by key."""
+
+    blobs: dict[str, bytes]
+    head_digest: str
+    head_key: str
+    predictions_key: str
+    factors_key: str | None
+
+    @classmethod
+    def of(cls, task: Task, head: bytes, predictions: bytes, factors: bytes | None) -> Self:
+        digest = _sha256(head)
+        keys = head_key(task, digest), predictions_key(task, _sha256(predictions))
+        blobs = {keys[0]: head, keys[1]: predictions}
+        third = None
+        if factors is not None:
+            third = factors_key(task, _sha256(factors))
+            blobs[third] = factors
+        return cls(
+            blobs=blobs, head_digest=digest, head_key=keys[0], predictions_key=keys[1], factors_key=third
+        )
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 def _spread(dataset: Dataset) -> float:

@@ -2,18 +2,25 @@
 
 import importlib.util
 from collections.abc import Callable
-from dataclasses import asdict, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
-from models.errors import InvalidOption
-from models.identity import AS_IT_IS
+from models.identity import AS_IT_IS, LARGEST, BackboneIdentity
 from models.strategies.options import OPTIONS
-from models.tails import Tails, TailShape, check_rank, views_within
+from models.tails import Tails, TailShape, check_pixels, check_rank, kept_within
 from service.errors import InvalidField
 from service.schemas.runs import CreateRun
 from service.store.records import Task
 
 COMMON = frozenset({"strategy", "publish", "dry_run", "force"})  # fields of a run that are no option
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bounds:
+    """What a deployment can train."""
+
+    identity: BackboneIdentity
+    scratch_bytes: int
 
 
 def canonical_options(body: CreateRun) -> dict[str, Any]:
@@ -27,32 +34,43 @@ def canonical_options(body: CreateRun) -> dict[str, Any]:
     for name in sorted(given):
         if name not in known:
             raise InvalidField(f"strategy {body.strategy} has no option {name}", pointer=f"/{name}")
-    if given.get("average_flips"):
-        raise InvalidOption("average_flips", "is not served yet: leave it false")
     return {"seed": body.seed} if kind is None else asdict(kind(**given))
 
 
-def tail_of(
-    options: dict[str, Any], tails: Tails, *, labelled: int, total_parameters: int, scratch_bytes: int
-) -> TailShape | None:
-    """The tail that a run would train, None where it would train a head alone.
+def tail_of(options: dict[str, Any], tails: Tails, *, labelled: int, bounds: Bounds) -> TailShape | None:
+    """The tail that a run would train, None where it would train a head alone or a whole network.
 
-    Args:   labelled: examples; total_parameters: of the backbone.
-    Raises: InvalidOption: too many blocks, too high a rank, too many bytes of feature maps. NoTail.
+    Args:   labelled: examples.
+    Raises: InvalidOption: too many blocks, too high a rank, too many bytes for the scratch. NoTail.
     """
     if "blocks" not in options:
         return None
     tail = tails.of(options["blocks"])
     if "rank" in options:
-        check_rank(options["rank"], tail.rank_parameters, total_parameters)
-    views_within(tail, labelled, (AS_IT_IS,), scratch_bytes)
+        check_rank(options["rank"], tail.rank_parameters, bounds.identity.total_parameters)
+    pixel_bytes = bounds.identity.preprocessing.pixel_bytes
+    kept_within(tail, labelled, (AS_IT_IS,), bounds.scratch_bytes, pixel_bytes=pixel_bytes)
     return tail
 
 
+def check_network(options: dict[str, Any], *, labelled: int, bounds: Bounds) -> None:
+    """Raises: InvalidOption: too many bytes for the scratch. InvalidField: the network is no file's size."""
+    preprocessing = bounds.identity.preprocessing
+    size = options["input_size"] or preprocessing.input_size
+    check_pixels(labelled, bounds.scratch_bytes, replace(preprocessing, input_size=size))
+    if 4 * bounds.identity.total_parameters > LARGEST:
+        raise InvalidField(
+            "strategy finetune gives a task a file of its own: for this backbone it would be above 2 GB",
+            pointer="/strategy",
+        )
+
+
 def trainable_parameters(
-    task: Task, embedding_dim: int, tail: TailShape | None, options: dict[str, Any]
+    task: Task, identity: BackboneIdentity, tail: TailShape | None, options: dict[str, Any]
 ) -> int:
-    head = (len(task.classes) or 1) * (embedding_dim + 1)
+    head = (len(task.classes) or 1) * (identity.embedding_dim + 1)
+    if "unfreeze_every" in options:  # finetune: all of it
+        return head + identity.total_parameters
     if tail is None:
         return head
     return head + (options["rank"] * tail.rank_parameters if "rank" in options else tail.parameters)

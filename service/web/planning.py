@@ -7,7 +7,14 @@ from models.trainable import check_trainable, evaluation_rule
 from service.errors import InvalidField, StaleETag, StrategyNotAvailable, UnknownAlias
 from service.schemas.runs import CreateRun, RunPlan
 from service.store.records import PRODUCTION, NewRun, Run, Task, TaskSummary
-from service.web.options import canonical_options, check_installed, tail_of, trainable_parameters
+from service.web.options import (
+    Bounds,
+    canonical_options,
+    check_installed,
+    check_network,
+    tail_of,
+    trainable_parameters,
+)
 from service.web.parts import Parts
 
 
@@ -30,13 +37,10 @@ def plan(parts: Parts, task: Task, body: CreateRun) -> Plan:
     store, digest = parts.store, parts.identity.digest
     summary = store.tasks.summary(task, digest)
     check_trainable(task.kind, summary.per_class, summary.labelled, parts.settings.min_examples_per_class)
-    tail = tail_of(
-        options,
-        parts.tails,
-        labelled=summary.labelled,
-        total_parameters=parts.identity.total_parameters,
-        scratch_bytes=parts.settings.scratch_bytes,
-    )
+    bounds = Bounds(identity=parts.identity, scratch_bytes=parts.settings.scratch_bytes)
+    tail = tail_of(options, parts.tails, labelled=summary.labelled, bounds=bounds)
+    if body.strategy == "finetune":
+        check_network(options, labelled=summary.labelled, bounds=bounds)
     run = NewRun(
         task_id=task.id,
         kind="train",
@@ -50,7 +54,7 @@ def plan(parts: Parts, task: Task, body: CreateRun) -> Plan:
         if body.force
         else store.versions.find_equal(task, body.strategy, run.options, task.data_revision, digest)
     )
-    trainable = trainable_parameters(task, parts.identity.embedding_dim, tail, options)
+    trainable = trainable_parameters(task, parts.identity, tail, options)
     return Plan(task, summary, run, equal, trainable)
 
 

@@ -88,6 +88,17 @@ def test_gradual_unfreezing_reaches_back_one_block_at_a_time():
     assert changed(3) == {"stem", "body"}
 
 
+def test_frozen_statistics_stand_still_even_where_thawed_ones_follow_the_batches():
+    case = unstopped()
+    before = {name: tensor.clone() for name, tensor in case.backbone.module.state_dict().items()}
+    tuned = case.fit(epochs=2, unfreeze_every=2, warmup_epochs=1, batch_norm="train")
+    now = tuned.network.network.state_dict()
+    moved = {name for name in before if not torch.equal(before[name], now[name])}
+
+    assert moved == {name for name in before if name.startswith("body.")}
+    assert {"body.1.running_mean", "body.1.running_var"} <= moved
+
+
 def test_from_random_weights_nothing_of_the_pretrained_ones_is_left():
     tail = Tail(family("convnext").module, "pre-logits")
     before = {name: tensor.clone() for name, tensor in tail.named_parameters()}
@@ -120,6 +131,10 @@ def test_all_that_trains_is_said():
 
     total = sum(each.numel() for each in case.backbone.module.parameters())
     assert tuned.fit.trainable_parameters == tuned.fit.total_parameters == total + 68
+    by_name = tuned.fit.decision["parameters"]["by_name"]
+    names = [name for name, _ in case.backbone.module.named_parameters()]
+    assert set(by_name) == {*(f"network.{name}" for name in names), "head.weight", "head.bias"}
+    assert by_name["network.body.1.weight"] == 16
     assert tuned.fit.decision["blocks"] == [block.name for block in coarse_blocks(case.backbone)]
 
 

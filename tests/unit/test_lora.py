@@ -98,5 +98,6 @@ def test_what_trains_are_the_factors_and_the_head():
     named = tuned.parameters.parameters
 
     assert all(".lora_" in name or name.startswith("head.") for name in named)
+    assert tuned.fit.decision["parameters"]["by_name"] == named
     assert tuned.fit.decision["strategy"] == "lora"
     assert tuned.fit.metrics["primary"]["value"] > 0.3

@@ -1,14 +1,18 @@
+import subprocess
+import sys
+
 import numpy as np
 import onnx
 import pytest
 import torch
 
+from models.averaging import averaged
 from models.errors import ExportError
 from models.export import check_parity, head_metadata, head_onnx, model_onnx
 from models.graph import PixelGraph, export_onnx, identify
 from models.head import LinearHead, answers
 from models.tail import Tail, split_at
-from models.tuned_export import averaged, expected, network_onnx, tail_onnx
+from models.tuned_export import expected, expected_of_network, network_onnx, tail_onnx
 from models.views import flipped, views_of
 from tests.unit.ladder import family
 from tests.unit.test_last_block import normed
@@ -133,3 +137,26 @@ def test_a_tail_of_every_kind_of_network_is_exported(name):
 def test_a_tail_alone_has_no_pixels_to_flip(case):
     with pytest.raises(ExportError, match="takes pixels"):
         averaged(case.tail, views_of("light"))
+
+
+def test_a_network_of_its_own_may_answer_with_the_mean_over_flips():
+    backbone = normed()
+    identity = identify(backbone, "fp32")
+    head = head_of("multiclass", identity.embedding_dim)
+    network, views = Tail(backbone.module, backbone.features), views_of("heavy")
+    metadata = head_metadata(
+        task="t", version=1, kind="multiclass", labels=head.labels, identity=identity, output="pixels"
+    )
+    alone = network_onnx(backbone, network, head, metadata=metadata)
+    pixels = images(backbone)
+    mean = expected_of_network(backbone, network, head, pixels, views)
+
+    assert check_parity(averaged(alone, views), pixels, mean) < 1e-4
+    assert np.abs(mean - expected_of_network(backbone, network, head, pixels)).max() > 1e-3
+
+
+def test_averaging_loads_no_torch():
+    """The HTTP process composes model.onnx with it."""
+    code = "import models.averaging, sys; print('torch' in sys.modules)"
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert answer.stdout.strip() == "False"

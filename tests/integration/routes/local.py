@@ -19,7 +19,7 @@ from service.inference.heads import HeadCache
 from service.settings import Settings
 from service.store import Store
 from service.store.records import Run
-from service.trainer import tuning
+from service.trainer import scratch
 from service.trainer.jobs import BackboneJob
 from service.trainer.workbench import Workbench
 from service.trainer.worker import work_on
@@ -80,7 +80,7 @@ class Here:
         return work(job, report)
 
     def restart(self) -> None:
-        tuning.drop()
+        scratch.drop()
 
 
 @dataclass

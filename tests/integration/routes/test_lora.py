@@ -1,17 +1,22 @@
 """Strategy lora over HTTP, on a backbone whose tail has a pointwise layer."""
 
+import hashlib
+import json
+
 import numpy as np
 import onnxruntime
 import pytest
+import torch
+from safetensors import safe_open
+from safetensors.numpy import load
 
-from models.prepare import prepare_backbone
+from models.head import answers
 from models.preprocess import decode_image
-from models.runtime import open_runtime
+from models.tail import split_at
 from service.errors import InvalidField
-from service.settings import Settings
-from service.store import migrate, open_store
 from service.web.options import check_installed
-from tests.integration.routes.local import Local, LocalEngine
+from tests import networks
+from tests.integration.routes.backbones import open_on
 from tests.integration.routes.photos import files, photo
 
 pytest.importorskip("peft")
@@ -22,19 +27,8 @@ OPTIONS = {"strategy": "lora", "rank": 2, "epochs": 2}
 @pytest.fixture(scope="module")
 def pointwise(tmp_path_factory):
     """A service on `tests.networks:pointwise`, with a task of two classes."""
-    folder = tmp_path_factory.mktemp("pointwise")
-    settings = Settings(data_dir=folder, cache_dir=folder / "cache", backbone="tests.networks:pointwise")
-    prepared = prepare_backbone(settings.backbone_config, settings.cache_dir)
-    migrate(settings.resolved_database_url)
-    store = open_store(settings.resolved_database_url, settings.resolved_blob_url)
-    service = Local(settings, store, LocalEngine(open_runtime(prepared), prepared.identity, store), prepared)
-    with service.client as client:
-        client.post("/v1/tasks", json={"name": "colours", "kind": "multiclass"})
-        for label in ("red", "blue"):
-            images = files(*(photo(label, number) for number in range(25)))
-            client.post("/v1/tasks/colours/examples", files=images, data={"label": label})
+    with open_on("tests.networks:pointwise", tmp_path_factory.mktemp("pointwise"), each=25) as service:
         yield service
-    store.close()
 
 
 def test_factors_are_trained_merged_and_served_as_they_are_exported(pointwise):
@@ -56,6 +50,45 @@ def test_factors_are_trained_merged_and_served_as_they_are_exported(pointwise):
     pixels = np.stack([decode_image(each, preprocessing, max_pixels=10**6).pixels for each in data])
     (scores,) = model.run(["probabilities"], {"pixels": pixels})
     assert np.abs(scores.max(axis=1) - [each["score"] for each in served]).max() <= 1e-4
+
+
+def test_downloaded_factors_merged_into_a_fresh_tail_give_the_served_answers(pointwise, tmp_path):
+    client = pointwise.client
+    if not client.get("/v1/tasks/colours/versions").json()["data"]:
+        client.post("/v1/tasks/colours/runs", json=OPTIONS)
+        assert pointwise.work().state == "succeeded"
+    version = client.get("/v1/tasks/colours/versions/1").json()
+    answer = client.get(version["links"]["factors"])
+    assert answer.status_code == 200
+    assert answer.headers["ETag"] == f'"{hashlib.sha256(answer.content).hexdigest()}"'
+    assert len(answer.content) == version["sizes"]["factors_bytes"] < version["sizes"]["head_bytes"]
+    file = tmp_path / "factors.safetensors"
+    file.write_bytes(answer.content)
+    with safe_open(file, framework="np") as opened:
+        said = opened.metadata()
+    tensors = load(answer.content)
+    assert (said["rank"], said["alpha"], said["stage"]) == ("2", "8", "stem")
+    assert said["backbone_digest"] == pointwise.prepared.identity.digest
+    tail = split_at(networks.pointwise(), 1).tail
+    for name in json.loads(said["targets"]):
+        low, high = (tensors.pop(f"{name}.lora_{letter}.default.weight")[..., 0, 0] for letter in "AB")
+        update = float(said["alpha"]) / int(said["rank"]) * (high @ low)
+        with torch.no_grad():
+            tail.get_submodule(name).weight += torch.from_numpy(update)[..., None, None]
+    data = [photo(label, 95) for label in ("red", "blue")]
+    preprocessing = pointwise.prepared.identity.preprocessing
+    pixels = np.stack([decode_image(each, preprocessing, max_pixels=10**6).pixels for each in data])
+    maps = pointwise.engine._runtime.run(pixels, ("stem",))["stem"]
+    with torch.no_grad():
+        embeddings = tail(torch.from_numpy(maps)).numpy()
+    scores = answers("multiclass", embeddings @ tensors.pop("head.weight").T + tensors.pop("head.bias"))
+    assert not tensors
+    served = client.post("/v1/tasks/colours/predict", files=files(*data), params={"version": 1}).json()[
+        "predictions"
+    ]
+    best = [(json.loads(said["labels"])[row.argmax()], row.max()) for row in scores]
+    assert [label for label, _ in best] == [each["label"] for each in served]
+    np.testing.assert_allclose([score for _, score in best], [each["score"] for each in served], atol=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,10 @@ import pytest
 from PIL import Image
 
 from models.errors import NoTail
+from models.head import answers
 from models.preprocess import decode_image
 from models.tails import Tails
+from models.views import flipped
 from service.schemas.runs import CreateRun
 from service.web.planning import plan
 from tests.integration.routes.photos import encoded, files, photo
@@ -95,6 +97,30 @@ def test_what_is_served_is_what_is_exported(client, service, stripes):
     assert np.abs(alone - expected).max() <= 1e-4
 
 
+def test_a_mean_over_flips_is_in_the_file_that_begins_at_the_pixels(client, service, stripes):
+    options = OPTIONS | {"average_flips": True, "augmentation": "heavy", "epochs": 1, "publish": "never"}
+    client.post("/v1/tasks/stripes/runs", json=options)
+    run = service.work()
+    assert run.state == "succeeded", run.error
+    version = version_of(client, run.version)
+    views = ["as it is", "left-right", "top-bottom", "both"]
+    assert (version["views"], version["passes"]) == (views, 4)
+    assert version["decision"]["parity"]["model"] <= 1e-4
+    pixels = pixels_of(service, [striped("lying", 400), striped("standing", 401)])
+    head, whole = (session_of(client, file, run.version) for file in ("head", "model"))
+    said = [each.get_modelmeta().custom_metadata_map for each in (head, whole)]
+    assert [each["passes"] for each in said] == ["1", "4"]
+    assert {each["views"] for each in said} == {", ".join(views)}
+    logits = []
+    for view in views:
+        maps = service.engine._runtime.run(flipped(pixels, view), ("stem",))["stem"]
+        logits.append(head.run(["logits"], {"feature_map": maps})[0])
+    mean, scores = whole.run(["logits", "probabilities"], {"pixels": pixels})
+    np.testing.assert_allclose(mean, np.mean(logits, axis=0), atol=1e-4)
+    np.testing.assert_allclose(scores, answers("multiclass", np.mean(logits, axis=0)), atol=1e-4)
+    assert np.abs(mean - logits[0]).max() > 0.1
+
+
 def test_heads_and_tails_share_one_pass(client, service, stripes, trained):
     data = [striped("lying", 200)]
     before, passes = service.engine.images, len(service.engine.asked)
@@ -137,8 +163,14 @@ def test_if_better_holds_a_tail_against_the_head(client, service, stripes):
         ({"lr": "fast"}, "/lr"),
         ({"max_seconds": 0.5}, "/max_seconds"),
         ({"augmentation": "wild"}, "/augmentation"),
-        ({"average_flips": True}, "/average_flips"),
+        ({"average_flips": "often"}, "/average_flips"),
         ({"unfreeze_every": 2}, "/unfreeze_every"),
+        ({"input_size": 64}, "/input_size"),
+        ({"strategy": "finetune", "input_size": 15}, "/input_size"),
+        ({"strategy": "finetune", "input_size": 4096}, "/input_size"),
+        ({"strategy": "finetune", "unfreeze_every": 0}, "/unfreeze_every"),
+        ({"strategy": "finetune", "pretrained": "no idea"}, "/pretrained"),
+        ({"strategy": "finetune", "blocks": 1}, "/blocks"),
         ({"strategy": "head", "lr": 0.1}, "/lr"),
     ],
 )
