@@ -1,7 +1,7 @@
 """How far a task's images are from what the backbone was pretrained on; from arrays alone, without torch.
 
 Two measures, each with a threshold of its own, calibrated in docs/adaptation.md: how unsure the pretraining
-classifier is, where the weights have one, and else how far batch-norm statistics have moved
+classifier is, where the weights have one, and else how far the variances of batch norms have moved
 (`models.batch_norms`, which needs the images). Where there is neither, nothing is claimed.
 """
 
@@ -18,10 +18,10 @@ FILE = "classifier.npz"  # beside backbone.onnx
 MOST_IMAGES = 80  # that are looked at: the mean's standard error is then below 0.03
 FEWEST_IMAGES = 10  # below which nothing is claimed: the standard error may be 0.08
 ENTROPY_THRESHOLD = 0.6  # 0-1; at or above it, a domain is distant
-SHIFT_THRESHOLD = 0.5  # running deviations; the same
+BATCH_NORM_THRESHOLD = 0.78  # a mean |ln(variance / running variance)|; the same
 
 Kind = Literal["similar", "distant"]
-Measure = Literal["given", "classifier_entropy", "batch_norm_shift", "none"]
+Measure = Literal["given", "classifier_entropy", "batch_norm_distance", "none"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -86,15 +86,15 @@ def domain_of_embeddings(embeddings: FloatArray, classifier: Classifier | None) 
     return _measured("classifier_entropy", value, ENTROPY_THRESHOLD, len(embeddings))
 
 
-def domain_of_shift(shift: float | None, images: int) -> Domain:
-    """By what `models.batch_norms.batch_norm_shift` gave for so many images that no test holds."""
-    if shift is None:
+def domain_of_batch_norms(distance: float | None, images: int) -> Domain:
+    """By what `models.batch_norms.batch_norm_distance` gave for so many images that no test holds."""
+    if distance is None:
         return unknown_domain("the backbone has neither a pretraining classifier nor batch norms", images)
     if images < FEWEST_IMAGES:
         return unknown_domain(_too_few(images), images)
-    if not math.isfinite(shift):
+    if not math.isfinite(distance):
         return unknown_domain("the batch norms' statistics aren't finite", images)
-    return _measured("batch_norm_shift", shift, SHIFT_THRESHOLD, images)
+    return _measured("batch_norm_distance", distance, BATCH_NORM_THRESHOLD, images)
 
 
 def normalised_entropy(embeddings: FloatArray, classifier: Classifier) -> FloatArray:
@@ -117,7 +117,7 @@ def _measured(measure: Measure, value: float, threshold: float, images: int) -> 
     domain: Kind = "distant" if value >= threshold else "similar"
     what = {
         "classifier_entropy": "the pretraining classifier's entropy, from 0, sure, to 1, at a loss",
-        "batch_norm_shift": "the shift of the batch norms' means, in running deviations",
+        "batch_norm_distance": "the batch norms' distance, |ln| of variance over the remembered one",
     }[measure]
     side = "at or above" if domain == "distant" else "below"
     return Domain(

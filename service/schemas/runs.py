@@ -88,7 +88,7 @@ class DomainBody(BaseModel):
     """How far the images are from the pretraining data, and how that is known."""
 
     domain: Literal["similar", "distant"]
-    measure: Literal["given", "classifier_entropy", "batch_norm_shift", "none"]
+    measure: Literal["given", "classifier_entropy", "batch_norm_distance", "none"]
     value: float | None = Field(description="In the measure's unit; null where nothing was measured.")
     threshold: float | None = Field(description="At or above it, a domain is distant.")
     images: int = Field(description="That were measured; none of them is a test example.")
