@@ -17,6 +17,8 @@ import torch
 from timm.data import resolve_data_config
 from torch import Tensor, nn
 
+from models.classifier import find_classifier, take_classifier
+from models.domain import Classifier
 from models.errors import BackboneError
 from models.identity import BackboneConfig, CropMode, Interpolation
 from models.weights import (
@@ -56,6 +58,7 @@ class Backbone:
     crop_mode: CropMode = "center"
     name: str = ""  # shown to users; default: the factory's dotted name
     licence: str = "unknown"  # SPDX id of the weights
+    classifier: Classifier | None = None  # from embeddings to the pretraining classes, if known
 
     def run(self, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Embed, and tap the stages on the way.
@@ -105,7 +108,7 @@ def weights_digest(module: nn.Module) -> str:
 
 def _from_timm(config: BackboneConfig) -> Backbone:
     name = shown_name(config.name)
-    network, licence = _timm_network(config)
+    network, classifier, licence = _timm_network(config)
     said = resolve_data_config(pretrained_cfg=network.pretrained_cfg)
     _, height, width = said["input_size"]
     if height != width and config.input_size is None:
@@ -129,12 +132,13 @@ def _from_timm(config: BackboneConfig) -> Backbone:
         crop_mode=said["crop_mode"],
         name=name,
         licence=licence,
+        classifier=classifier,
     )
     return replace(backbone, stages=_served_stages(backbone))
 
 
-def _timm_network(config: BackboneConfig) -> tuple[Any, str]:
-    """The network without its classifier, with its weights, and their licence."""
+def _timm_network(config: BackboneConfig) -> tuple[Any, Classifier | None, str]:
+    """The network without its classifier, with its weights; the classifier; their licence."""
     name = shown_name(config.name)
     source = find_weights(config.name, config.weights)
     if not timm.is_model(timm_name(config.name)):
@@ -143,18 +147,22 @@ def _timm_network(config: BackboneConfig) -> tuple[Any, str]:
         check_hub(name, getattr(timm.get_pretrained_cfg(timm_name(config.name)), "hf_hub_id", None))
     network = _created(config, from_hub=source.kind == "hub")
     with_classifier = network.state_dict()
+    layer = find_classifier(network)
+    classifier = take_classifier(with_classifier, layer) if source.kind == "hub" else None
     network.reset_classifier(0)  # its size is then that of the pooled features; the head is ours to train
     if source.path is not None:
         tensors = read_tensors(source.path, name)
         if source.kind == "package":
             tensors = renamed_in_order(tensors, with_classifier)
         needed = network.state_dict()
-        classifier = with_classifier.keys() - needed.keys()
-        features = {key: tensor for key, tensor in tensors.items() if key not in classifier}
+        dropped = with_classifier.keys() - needed.keys()
+        features = {key: tensor for key, tensor in tensors.items() if key not in dropped}
         _load(network, features, name, source.path)
+        classifier = take_classifier(tensors, layer)
     declared = network.pretrained_cfg.get("license") or "unknown"
     return (
         network,
+        classifier,
         "unknown" if source.kind == "file" else "Apache-2.0" if source.kind == "package" else declared,
     )
 

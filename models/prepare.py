@@ -2,7 +2,7 @@
 
     cache_dir/
       requests/<key>.json     what was asked for → the digest that answers it
-      <digest>/backbone.onnx  identity.json  tails.json  reference.npy  manifest.json
+      <digest>/backbone.onnx  identity.json  tails.json  classifier.npz  reference.npy  manifest.json
 
 With a warm cache nothing here imports torch. A manifest is written last and holds the sha256 of each file, so
 that an entry that was cut off or damaged counts as missing and is made again.
@@ -19,6 +19,8 @@ import numpy as np
 from filelock import FileLock
 
 from models.arrays import FloatArray
+from models.domain import FILE as CLASSIFIER
+from models.domain import Classifier, read_classifier
 from models.errors import BackboneError, ReferenceMismatch
 from models.identity import BackboneConfig, BackboneIdentity, Stage
 from models.prepared import PreparedBackbone, Runtime
@@ -28,7 +30,7 @@ from models.weights import find_weights, is_factory, shown_name
 
 __all__ = ["BackboneConfig", "PreparedBackbone", "check_reference", "prepare_backbone"]
 
-FILES = ("backbone.onnx", "identity.json", "reference.npy", TAILS)
+FILES = ("backbone.onnx", "identity.json", "reference.npy", TAILS, CLASSIFIER)
 FORMAT = 1  # of the cache and of the graph: a change makes every entry anew
 # Least cosine to the reference. At fp32 runtimes agree to 1e-5, and versions of libjpeg differ by more; bf16
 # has come down to 0.988 on photos.
@@ -141,8 +143,10 @@ def _cold(config: BackboneConfig, request: Path | None, cache_dir: Path) -> Back
     identity = graph.identify(backbone, config.precision)
     embeddings = graph.embed(backbone, reference_pixels(identity.preprocessing))
     folder = cache_dir / identity.digest
-    # what stages a factory declares is no part of the digest, and a graph without one can't serve it
-    if _intact(folder) and _stages(folder) == identity.stages:
+    classifier = _classifier(backbone.classifier, identity)
+    # what stages a factory declares is no part of the digest, and a graph without one can't serve it; nor is
+    # the classifier, which another file of the same network may lack
+    if _intact(folder) and _stages(folder) == identity.stages and _knows(folder, classifier):
         _check_unchanged(embeddings, folder, identity.name)
     else:
         for left in cache_dir.glob("building-*"):  # by a process that was killed: we hold the lock
@@ -152,6 +156,7 @@ def _cold(config: BackboneConfig, request: Path | None, cache_dir: Path) -> Back
             np.save(Path(scratch) / "reference.npy", embeddings, allow_pickle=False)
             (Path(scratch) / "identity.json").write_text(identity.to_json())
             (Path(scratch) / TAILS).write_text(describe_tails(backbone).to_json())
+            classifier.write(Path(scratch) / CLASSIFIER)
             _move_in(Path(scratch), folder)
     if request is not None:
         _replace(request, identity.to_json())
@@ -160,6 +165,17 @@ def _cold(config: BackboneConfig, request: Path | None, cache_dir: Path) -> Back
 
 def _stages(folder: Path) -> tuple[Stage, ...]:
     return BackboneIdentity.from_json((folder / "identity.json").read_text()).stages
+
+
+def _classifier(found: Classifier | None, identity: BackboneIdentity) -> Classifier:
+    """What is kept: one without classes where there is none, or none that takes the embedding."""
+    if found is not None and found.weight.shape[1] == identity.embedding_dim:
+        return found
+    return Classifier.none(identity.embedding_dim)
+
+
+def _knows(folder: Path, classifier: Classifier) -> bool:
+    return not len(classifier.weight) or read_classifier(folder / "backbone.onnx") is not None
 
 
 def _check_unchanged(embeddings: FloatArray, folder: Path, name: str) -> None:

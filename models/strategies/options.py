@@ -15,6 +15,7 @@ BatchNorm = Literal["auto", "eval", "train"]
 ClassWeight = Literal["auto", "none"]
 Monitor = Literal["loss", "score"]
 HeadStart = Literal["exact", "random"]
+DomainOption = Literal["auto", "similar", "distant"]
 
 # number: least and most allowed, both included
 BOUNDS: dict[str, tuple[float, float]] = {
@@ -87,10 +88,28 @@ class LoraOptions(TrainingOptions):
     decay: float = 1.0
 
 
-OPTIONS: dict[str, type[TrainingOptions]] = {  # of those that are served
+LEAST_BUDGET_S = 10.0  # in which a head of some thousand examples is trained and judged
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AutoOptions:
+    """What may be said to `auto`, which sets the other options itself. Raises InvalidOption."""
+
+    seed: int = 0
+    domain: DomainOption = "auto"  # auto: measured
+    max_seconds: float = 600.0  # for all rungs together
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if self.max_seconds < LEAST_BUDGET_S:
+            raise InvalidOption("max_seconds", f"must be at least {LEAST_BUDGET_S:g} for strategy auto")
+
+
+OPTIONS: dict[str, type[TrainingOptions] | type[AutoOptions]] = {
     "last_block": LastBlockOptions,
     "finetune": FinetuneOptions,
     "lora": LoraOptions,
+    "auto": AutoOptions,
 }
 
 

@@ -1,12 +1,23 @@
 """Bodies of trainings and imports."""
 
+from dataclasses import asdict
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
+from models.domain import Domain
 from models.strategies import STRATEGIES
-from models.strategies.options import BOUNDS, Augmentation, BatchNorm, ClassWeight, Monitor, Schedule
+from models.strategies.options import (
+    BOUNDS,
+    Augmentation,
+    BatchNorm,
+    ClassWeight,
+    DomainOption,
+    Monitor,
+    Schedule,
+)
+from models.strategies.rule import Rule
 from service.schemas.base import RequestBody
 from service.schemas.pages import moment
 from service.store.records import PublishPolicy, Run, RunKind, RunState
@@ -28,6 +39,7 @@ class CreateRun(RequestBody):
             "examples": [
                 {"strategy": "head", "publish": "if_better", "seed": 0},
                 {"strategy": "last_block", "blocks": 2},
+                {"strategy": "auto", "max_seconds": 300, "dry_run": True},
             ]
         },
     )
@@ -75,7 +87,55 @@ class CreateRun(RequestBody):
     input_size: int | None = _number(
         "input_size", "`finetune`: pixels, of the task's own network; null: the backbone's."
     )
-    max_seconds: float | None = _number("max_seconds", "Of the fit; the best so far is kept.")
+    max_seconds: float | None = _number(
+        "max_seconds", "Of the fit; the best so far is kept. `auto`: of all rungs together, at least 10."
+    )
+    domain: DomainOption | None = Field(
+        default=None,
+        description="`auto`: how far the images are from the pretraining data; `auto` measures it.",
+    )
+
+
+class DomainBody(BaseModel):
+    """How far the images are from the pretraining data, and how that is known."""
+
+    domain: Literal["similar", "distant"]
+    measure: Literal["given", "classifier_entropy", "batch_norm_distance", "none"]
+    value: float | None = Field(description="In the measure's unit; null where nothing was measured.")
+    threshold: float | None = Field(description="At or above it, a domain is distant.")
+    images: int = Field(description="That were measured; none of them is a test example.")
+    given: bool = Field(description="The request said so, and nothing was measured.")
+    because: str
+
+
+class AutoPlan(BaseModel):
+    """What strategy `auto` would begin with. What is kept is decided by validation."""
+
+    rule: str = Field(description="The row of the table that fired: size and domain.")
+    because: str
+    size: Literal["small", "medium", "large"]
+    rung: str = Field(description="The strategy to start from; cheaper ones are what it has to beat.")
+    order: list[str] = Field(description="Strategies to try, cheapest first.")
+    not_tried: dict[str, str] = Field(description="The others, each with the reason.")
+    augmentation: Augmentation
+    batch_norm: Literal["eval", "train"]
+    blocks: int | None = Field(description="To thaw to begin with; null: all.")
+    domain: DomainBody
+
+    @classmethod
+    def of(cls, rule: Rule, domain: Domain) -> "AutoPlan":
+        return cls(
+            rule=rule.name,
+            because=rule.because,
+            size=rule.size,
+            rung=rule.start,
+            order=list(rule.order),
+            not_tried={str(rung): why for rung, why in rule.not_tried.items()},
+            augmentation=rule.augmentation,
+            batch_norm=rule.batch_norm,
+            blocks=rule.blocks,
+            domain=DomainBody(**asdict(domain)),
+        )
 
 
 class RunPlan(BaseModel):
@@ -97,6 +157,7 @@ class RunPlan(BaseModel):
                     "per_class": {"armchair": 220, "stool": 180},
                     "trainable_parameters": 2562,
                     "reuses_version": None,
+                    "auto": None,
                 }
             ]
         }
@@ -116,6 +177,7 @@ class RunPlan(BaseModel):
     per_class: dict[str, int]
     trainable_parameters: int
     reuses_version: int | None = Field(description="The equal version that would be answered instead.")
+    auto: AutoPlan | None = Field(default=None, description="Of strategy `auto` alone.")
 
 
 class RunBody(BaseModel):

@@ -33,6 +33,32 @@ class Embeddings:
         with self._database.write() as connection:
             put_embeddings(connection, tenant, vectors, backbone_digest)
 
+    def sample(self, task: Task, backbone_digest: str, *, start: str, limit: int) -> list[bytes]:
+        """Embeddings of labelled examples that no test holds, in the order of their images' digests.
+
+        Args: start: a digest (hex) to begin at, going on from the first one after the last. Digests are as
+              good as random, so this is a fair choice, and costs the same however many examples there are.
+        """
+        statement = (
+            sa.select(embeddings.c.vector)
+            .join(
+                examples,
+                sa.and_(
+                    embeddings.c.tenant == examples.c.tenant,
+                    embeddings.c.image_digest == examples.c.image_digest,
+                    embeddings.c.backbone_digest == backbone_digest,
+                ),
+            )
+            .where(examples.c.task_id == task.id, examples.c.labelled)
+            .where(sa.or_(examples.c.split.is_(None), examples.c.split != "test"))
+            .order_by(examples.c.image_digest)
+        )
+        after, before = examples.c.image_digest >= start, examples.c.image_digest < start
+        with self._database.read() as connection:
+            found = list(connection.execute(statement.where(after).limit(limit)).scalars())
+            rest = limit - len(found)
+            return [*found, *connection.execute(statement.where(before).limit(rest)).scalars()]
+
     def missing(
         self, task: Task, backbone_digest: str, *, labelled_only: bool, limit: int, after: str | None = None
     ) -> list[Example]:

@@ -2,11 +2,12 @@
 
 from dataclasses import dataclass
 
-from models.strategies import ALL_STRATEGIES, STRATEGIES
+from models.strategies import ALL_STRATEGIES, PLANNED, STRATEGIES
 from models.trainable import check_trainable, evaluation_rule
 from service.errors import InvalidField, StaleETag, StrategyNotAvailable, UnknownAlias
-from service.schemas.runs import CreateRun, RunPlan
+from service.schemas.runs import AutoPlan, CreateRun, RunPlan
 from service.store.records import PRODUCTION, NewRun, Run, Task, TaskSummary
+from service.web.advising import advise, parameters_at
 from service.web.options import (
     Bounds,
     canonical_options,
@@ -32,7 +33,7 @@ def plan(parts: Parts, task: Task, body: CreateRun) -> Plan:
 
     Raises: StrategyNotAvailable, InvalidField, InvalidOption, NoTail, UntrainableData.
     """
-    _check_strategy(body.strategy)
+    _check_strategy(body.strategy, dry_run=body.dry_run)
     options = canonical_options(body)
     store, digest = parts.store, parts.identity.digest
     summary = store.tasks.summary(task, digest)
@@ -63,6 +64,10 @@ def describe(parts: Parts, planned: Plan) -> RunPlan:
     task, summary = planned.task, planned.summary
     splits = parts.store.examples.splits_in_use(task)
     evaluation, because = evaluation_rule(task.kind, summary.per_class, summary.labelled, splits)
+    trainable, auto = planned.trainable_parameters, None
+    if planned.run.strategy == "auto":
+        rule, domain = advise(parts, task, summary, planned.run.options)
+        trainable, auto = parameters_at(rule, parts, trainable), AutoPlan.of(rule, domain)
     return RunPlan(
         task=task.name,
         strategy=planned.run.strategy or "",
@@ -73,8 +78,9 @@ def describe(parts: Parts, planned: Plan) -> RunPlan:
         labelled=summary.labelled,
         unlabelled=summary.examples - summary.labelled,
         per_class=summary.per_class,
-        trainable_parameters=planned.trainable_parameters,
+        trainable_parameters=trainable,
         reuses_version=planned.equal_version,
+        auto=auto,
     )
 
 
@@ -93,8 +99,8 @@ def queue(parts: Parts, planned: Plan, now: float) -> Run:
     )
 
 
-def _check_strategy(strategy: str) -> None:
-    if strategy in STRATEGIES:
+def _check_strategy(strategy: str, *, dry_run: bool) -> None:
+    if strategy in STRATEGIES or (dry_run and strategy in PLANNED):
         check_installed(strategy)
         return
     if strategy in ALL_STRATEGIES:

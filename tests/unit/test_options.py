@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from models.errors import InvalidOption
-from models.strategies.options import FinetuneOptions, LastBlockOptions, LoraOptions
+from models.strategies.options import AutoOptions, FinetuneOptions, LastBlockOptions, LoraOptions
 
 ALL = (LastBlockOptions, FinetuneOptions, LoraOptions)
 
@@ -61,6 +61,31 @@ def test_a_bad_option_is_refused_by_name(options, field, value):
 def test_a_strategys_own_options_are_checked_too(options, field, value):
     with pytest.raises(InvalidOption, match=f"option {field} must be"):
         options(**{field: value})
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("max_seconds", 9.99),
+        ("max_seconds", -1),
+        ("max_seconds", math.nan),
+        ("max_seconds", math.inf),
+        ("max_seconds", None),
+        ("max_seconds", True),
+        ("domain", "near"),
+        ("domain", None),
+        ("seed", 0.5),
+    ],
+)
+def test_bad_options_of_auto_are_refused_by_name(field, value):
+    with pytest.raises(InvalidOption, match=f"option {field} must be") as caught:
+        AutoOptions(**{field: value})
+    assert caught.value.field == field
+
+
+def test_auto_measures_the_domain_and_has_ten_minutes_unless_told_otherwise():
+    assert AutoOptions() == AutoOptions(seed=0, domain="auto", max_seconds=600)
+    assert AutoOptions(max_seconds=10).max_seconds == 10
 
 
 def test_whole_numbers_do_for_fractions_and_none_where_it_means_something():

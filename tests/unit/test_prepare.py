@@ -1,3 +1,4 @@
+import json
 import shutil
 import subprocess
 import sys
@@ -9,8 +10,10 @@ import openvino
 import pytest
 import timm
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
+from models.domain import FILE as CLASSIFIER
+from models.domain import read_classifier
 from models.errors import BackboneError, ReferenceMismatch
 from models.identity import BackboneIdentity
 from models.prepare import BackboneConfig, check_reference, least_cosine, prepare_backbone
@@ -131,6 +134,74 @@ def test_other_weights_under_the_default_name_are_held_against_their_own_referen
         check_reference(open_runtime(mine), replace(mine, config=LITE0))
 
 
+def logits_of(network, pixels, preprocessing):
+    """What timm's own network answers, its classifier included."""
+    mean, std = (np.array(values, np.float32) for values in (preprocessing.mean, preprocessing.std))
+    images = ((pixels / 255 - mean) / std).transpose(0, 3, 1, 2).astype(np.float32)
+    with torch.inference_mode():
+        return network.eval()(torch.from_numpy(images)).numpy()
+
+
+def test_the_pretraining_classifier_is_kept_beside_the_graph(small, weights):
+    """It is the network's own: on embeddings it gives the network's logits."""
+    pixels = reference_pixels(small.identity.preprocessing)
+    classifier = read_classifier(small.onnx_path)
+    embeddings = open_runtime(small).run(pixels)["embedding"]
+    network = timm.create_model("test_resnet")
+    network.load_state_dict(load_file(weights))
+
+    expected = logits_of(network, pixels, small.identity.preprocessing)
+
+    assert classifier.weight.dtype == classifier.bias.dtype == np.float32
+    assert embeddings @ classifier.weight.T + classifier.bias == pytest.approx(expected, abs=1e-4)
+
+
+def test_the_packaged_weights_have_their_classifier(lite0):
+    classifier = read_classifier(lite0.onnx_path)
+    assert (classifier.weight.shape, classifier.bias.shape) == ((1000, 1280), (1000,))
+
+
+def test_a_network_of_ones_own_has_none(backbone_cache):
+    prepared = prepare_backbone(TINY, backbone_cache)
+    assert read_classifier(prepared.onnx_path) is None
+
+
+def test_weights_without_their_classifier_are_served_all_the_same(weights, tmp_path):
+    """And those with it add it later: it is no part of the digest."""
+    tensors = {name: tensor for name, tensor in load_file(weights).items() if not name.startswith("fc.")}
+    save_file(tensors, tmp_path / "features.safetensors")
+    features = BackboneConfig(name="test_resnet", weights=tmp_path / "features.safetensors")
+    without = prepare_backbone(features, tmp_path / "cache")
+    assert read_classifier(without.onnx_path) is None
+
+    whole = prepare_backbone(replace(features, weights=weights), tmp_path / "cache")
+
+    assert whole.identity.digest == without.identity.digest
+    assert read_classifier(whole.onnx_path) is not None
+
+
+def test_a_classifier_of_few_classes_says_nothing_of_the_pretraining(tmp_path):
+    """As of weights that were fine-tuned to ten classes before."""
+    network = timm.create_model("test_resnet", num_classes=10)
+    save_file(network.state_dict(), tmp_path / "ten.safetensors")
+    config = BackboneConfig(name="test_resnet", weights=tmp_path / "ten.safetensors")
+
+    assert read_classifier(prepare_backbone(config, tmp_path / "cache").onnx_path) is None
+
+
+def test_a_cache_from_before_classifiers_were_kept_is_upgraded_silently(small, copied):
+    folder = copied / small.identity.digest
+    manifest = json.loads((folder / "manifest.json").read_text())
+    del manifest["files"][CLASSIFIER]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    (folder / CLASSIFIER).unlink()
+
+    again = prepare_backbone(small.config, copied)
+
+    assert again.identity == small.identity
+    assert read_classifier(again.onnx_path) is not None
+
+
 @pytest.mark.parametrize("name", ["tests.networks:tiny", "tests.unit.networks:grey"])
 def test_a_network_of_ones_own_is_prepared_and_checked(name, backbone_cache):
     prepared = prepare_backbone(BackboneConfig(name=name), backbone_cache)
@@ -212,7 +283,7 @@ def test_a_cold_start_is_quiet(tmp_path):
 
 @pytest.mark.parametrize(
     ("damaged", "damage"),
-    [("backbone.onnx", "cut"), ("reference.npy", "gone"), ("manifest.json", "cut")],
+    [("backbone.onnx", "cut"), ("reference.npy", "gone"), ("manifest.json", "cut"), (CLASSIFIER, "cut")],
 )
 def test_a_damaged_entry_is_made_again(damaged, damage, small, copied):
     path = copied / small.identity.digest / damaged
