@@ -241,6 +241,8 @@ class Resolved:
     backbone_output: str = EMBEDDING
     views: tuple[str, ...] = (AS_IT_IS,)
     input_size: int | None = None
+    alias: str | None = None  # that it was found behind
+    pinned: bool = False  # of that alias
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

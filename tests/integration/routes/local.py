@@ -14,8 +14,9 @@ from models.identity import BackboneIdentity
 from models.prepare import PreparedBackbone
 from models.runtime import HeadSession, Runtime
 from service.app import create_app
-from service.inference.batching import Answer, HeadRef, Trunk, joined, run_batch, split
+from service.inference.batching import Answer, HeadRef, joined, split
 from service.inference.heads import HeadCache
+from service.inference.running import Trunk, run_batch
 from service.settings import Settings
 from service.store import Store
 from service.store.records import Run
@@ -37,6 +38,7 @@ class LocalEngine:
             store.blobs.get,
             lambda data, output: HeadSession(data, identity.digest, output),
             capacity=1024,
+            most_bytes=2**31,
         )
         self.fails_with: Exception | None = None  # what every submission meets
         self.stopping = False
