@@ -5,6 +5,7 @@ A runtime serves one caller at a time. Importing this loads no torch.
 
 import ctypes
 import json
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -27,6 +28,7 @@ __all__ = [
 FEATURE_MAP = "feature_map"  # what a tail calls its input, whatever stage it is of
 CLASSIFIERS: tuple[Kind, ...] = ("multiclass", "multilabel")
 MOST_ROWS = 4  # of a network in one run: more are no faster, and hold more memory
+MOST_THREADS = 4  # of one network: every one that is held has its own, which wait without spinning
 MOST_COMPILED = 8  # sets of outputs that a graph is compiled for; beyond them it computes all
 _OPENVINO_PRECISION = {"fp32": "f32", "bf16": "bf16"}
 
@@ -123,7 +125,7 @@ class HeadSession:
     Args:   data: the bytes of head.onnx.
             backbone_digest: of the backbone whose outputs, or whose preprocessing, it will get.
             output: which of them: the embedding, the stage where a tail begins, or PIXELS.
-            threads: of a network; default: all cores. Heads and tails have one.
+            threads: of a network, MOST_THREADS at most; default: as many as cores. Heads and tails have one.
     Raises: BackboneMismatch: fitted on another backbone's. InvalidHead: damaged, no head of ours, or of
             another output.
     """
@@ -131,7 +133,8 @@ class HeadSession:
     def __init__(
         self, data: bytes, backbone_digest: str, output: str = EMBEDDING, *, threads: int | None = None
     ) -> None:
-        self._session = _session(data, (threads or 0) if output == PIXELS else 1)
+        wanted = min(threads or os.cpu_count() or 1, MOST_THREADS)
+        self._session = _session(data, wanted if output == PIXELS else 1)
         metadata = self._session.get_modelmeta().custom_metadata_map
         fitted_on = metadata.get("backbone_digest")
         outputs = {output.name for output in self._session.get_outputs()}
@@ -191,7 +194,7 @@ class HeadSession:
 
 
 def _session(data: bytes, threads: int) -> Any:
-    """Args: threads: 0: all cores. Raises: InvalidHead."""
+    """Raises: InvalidHead."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
