@@ -1,11 +1,12 @@
-"""What runs the exported graphs: the backbone on OpenVINO (CPU) or torch (CUDA), heads on ONNX Runtime.
+"""What runs the exported graphs: the backbone on OpenVINO (CPU) or torch (CUDA), tasks' own on ONNX Runtime.
 
 A runtime serves one caller at a time. Importing this loads no torch.
 """
 
 import ctypes
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,8 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from models.arrays import FloatArray, UInt8Array
 from models.errors import BackboneError, BackboneMismatch, InvalidHead
-from models.identity import EMBEDDING
+from models.head import Kind
+from models.identity import EMBEDDING, PIXELS
 from models.prepared import PreparedBackbone, Runtime, check_outputs
 
 __all__ = [
@@ -24,6 +26,9 @@ __all__ = [
 ]  # fmt: skip
 
 FEATURE_MAP = "feature_map"  # what a tail calls its input, whatever stage it is of
+CLASSIFIERS: tuple[Kind, ...] = ("multiclass", "multilabel")
+MOST_ROWS = 4  # of a network in one run: more are no faster, and hold more memory
+MOST_THREADS = 4  # of one network: every one that is held has its own, which wait without spinning
 MOST_COMPILED = 8  # sets of outputs that a graph is compiled for; beyond them it computes all
 _OPENVINO_PRECISION = {"fp32": "f32", "bf16": "bf16"}
 
@@ -111,52 +116,102 @@ class OpenVinoRuntime:
 
 
 class HeadSession:
-    """One head, or a tail with its head, on ONNX Runtime. A head: 164 KB, about 20 µs a run.
+    """What a task has of its own, on ONNX Runtime: a head, a tail with its head, or a whole network.
+
+    A head: 164 KB, about 20 µs a run. A network (the default backbone's, a file of 12.9 MB): 14 MB, and 61 MB
+    more while it runs. OpenVINO holds 110 MB of each and is no faster: 107-114 images for a core's second at
+    any batch size, against 115-117 here at 4 rows or fewer (and 85 at 8), measured in turns on one core.
 
     Args:   data: the bytes of head.onnx.
-            backbone_digest: of the backbone whose outputs it will get.
-            output: which of them: the embedding, or the stage where a tail begins.
+            backbone_digest: of the backbone whose outputs, or whose preprocessing, it will get.
+            output: which of them: the embedding, the stage where a tail begins, or PIXELS.
+            threads: of a network, MOST_THREADS at most; default: as many as cores. Heads and tails have one.
     Raises: BackboneMismatch: fitted on another backbone's. InvalidHead: damaged, no head of ours, or of
             another output.
     """
 
-    def __init__(self, data: bytes, backbone_digest: str, output: str = EMBEDDING) -> None:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
-        options.inter_op_num_threads = 1
-        options.enable_cpu_mem_arena = False  # a thousand heads, each with an arena, would hold gigabytes
-        options.log_severity_level = 4
-        try:
-            self._session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-        except _ORT_ERRORS as error:
-            raise InvalidHead("it is no ONNX model that can be run") from error
+    def __init__(
+        self, data: bytes, backbone_digest: str, output: str = EMBEDDING, *, threads: int | None = None
+    ) -> None:
+        wanted = min(threads or os.cpu_count() or 1, MOST_THREADS)
+        self._session = _session(data, wanted if output == PIXELS else 1)
         metadata = self._session.get_modelmeta().custom_metadata_map
         fitted_on = metadata.get("backbone_digest")
         outputs = {output.name for output in self._session.get_outputs()}
         inputs = self._session.get_inputs()
         scores = outputs & {"probabilities", "value"}
         consumes = metadata.get("backbone_output", EMBEDDING)
-        self._input = EMBEDDING if consumes == EMBEDDING else FEATURE_MAP
+        self._input = consumes if consumes in {EMBEDDING, PIXELS} else FEATURE_MAP
         if fitted_on is None or [each.name for each in inputs] != [self._input] or len(scores) != 1:
             raise InvalidHead("it has not the inputs, outputs and metadata of a head")
         if fitted_on != backbone_digest:
             raise BackboneMismatch(fitted_on=fitted_on, serving=backbone_digest)
         if consumes != output:
             raise InvalidHead(f"it takes {consumes!r} of the backbone, and its version says {output!r}")
+        self._outputs = outputs
         self._output = scores.pop()
+        self._rows = _rows_at_once(metadata) if output == PIXELS else None
+        said = metadata.get("kind")
+        self.kind: Kind | None = (
+            "regression"
+            if self._output == "value"
+            else next((known for known in CLASSIFIERS if known == said), None)
+        )
         self.labels: tuple[str, ...] = tuple(json.loads(metadata.get("labels", "[]")))
+        self.size = len(data)  # bytes; what a network holds is 1.1 times as much
 
-    def run(self, features: FloatArray) -> FloatArray:
-        """(N, D) or (N, *stage shape) float32 → (N, C) probabilities, or (N, 1) values.
+    def run(self, inputs: FloatArray | UInt8Array) -> FloatArray:
+        """Answer each row.
 
-        Raises: InvalidHead: they have another shape than it was fitted on.
+        Args:    inputs: (N, D) or (N, *stage shape) float32; of a network (N, H, W, C) uint8.
+        Returns: (N, C) probabilities or (N, 1) values, float32.
+        Raises:  InvalidHead: they have another shape than it was fitted on.
         """
+        return self._infer(self._output, inputs)
+
+    def logits(self, inputs: FloatArray | UInt8Array) -> FloatArray:
+        """As `run`, before softmax or sigmoid: what can be averaged over views; a value is as it is.
+
+        Raises: InvalidHead: also of a file that has them not.
+        """
+        if self._output == "value":
+            return self.run(inputs)
+        if "logits" not in self._outputs or self.kind is None:
+            raise InvalidHead("it gives no logits of a known kind, which a mean over views is taken of")
+        return self._infer("logits", inputs)
+
+    def _infer(self, output: str, inputs: FloatArray | UInt8Array) -> FloatArray:
+        step = self._rows or max(1, len(inputs))
         try:
-            (scores,) = self._session.run([self._output], {self._input: features})
+            parts = [
+                self._session.run([output], {self._input: inputs[start : start + step]})[0]
+                for start in range(0, max(1, len(inputs)), step)
+            ]
         except _ORT_ERRORS as error:
-            what = "embeddings" if self._input == EMBEDDING else "feature maps"
-            raise InvalidHead(f"it refuses {what} of shape {features.shape}") from error
-        return np.asarray(scores, dtype=np.float32)
+            what = {EMBEDDING: "embeddings", PIXELS: "pixels"}.get(self._input, "feature maps")
+            raise InvalidHead(f"it refuses {what} of shape {inputs.shape}") from error
+        return np.asarray(parts[0] if len(parts) == 1 else np.concatenate(parts), dtype=np.float32)
+
+
+def _session(data: bytes, threads: int) -> Any:
+    """Raises: InvalidHead."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.enable_cpu_mem_arena = False  # a thousand heads, each with an arena, would hold gigabytes
+    options.log_severity_level = 4
+    # threads that wait for work by spinning would take the backbone's cores
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    except _ORT_ERRORS as error:
+        raise InvalidHead("it is no ONNX model that can be run") from error
+
+
+def _rows_at_once(metadata: Mapping[str, str]) -> int:
+    """Of a network's run, which makes `passes` over each row where it averages over flips."""
+    passes = metadata.get("passes", "1")
+    return max(1, MOST_ROWS // int(passes)) if passes.isdecimal() and int(passes) else 1
 
 
 _ORT_ERRORS = (

@@ -28,6 +28,12 @@ STAGE_SECONDS = Histogram(
     buckets=SECONDS,
 )
 HEAD_CACHE = Counter("polyhead_head_cache", "Look-ups of heads in the worker, by outcome.", ("outcome",))
+HEAD_CACHE_BYTES = Gauge(
+    "polyhead_head_cache_bytes",
+    "Bytes of what the worker holds of the tasks: heads, tails and networks.",
+    ("kind",),
+    multiprocess_mode="livesum",
+)
 HEAD_CACHE_EVICTIONS = Counter("polyhead_head_cache_evictions", "Heads that made room for others.")
 EXPIRED_JOBS = Counter(
     "polyhead_expired_jobs", "Jobs dropped in the queue because their deadline had passed."

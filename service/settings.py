@@ -70,7 +70,12 @@ class Settings(BaseSettings):
         512, description="Images waiting or in work in one HTTP process; beyond it requests get 429."
     )
     request_deadline_s: Seconds = Field(30.0, description="Seconds after which a prediction gets 504.")
-    head_cache_entries: Count = Field(1024, description="Heads held by the inference worker.")
+    head_cache_entries: Count = Field(
+        1024, description="Heads, tails and networks of tasks held by the inference worker."
+    )
+    head_cache_bytes: Bytes = Field(
+        2 * 2**30, description="Bytes of them; beyond it the least used make room."
+    )
     resolve_cache_s: Annotated[float, Field(ge=0, le=60)] = Field(
         1.0, description="Seconds for which a resolved alias may be stale."
     )

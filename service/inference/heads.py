@@ -1,4 +1,4 @@
-"""The heads that the worker holds: the least recently used make room, and none waits long for another."""
+"""What the worker holds of the tasks: the least recently used make room, and none waits long for another."""
 
 import hashlib
 import time
@@ -6,19 +6,30 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
+from dataclasses import dataclass
 
 import structlog
 
 from models.errors import InvalidHead
+from models.identity import EMBEDDING, PIXELS
 from service.errors import StoreUnavailable
 from service.inference.batching import Head, HeadRef
-from service.metrics import HEAD_CACHE, HEAD_CACHE_EVICTIONS
+from service.metrics import HEAD_CACHE, HEAD_CACHE_BYTES, HEAD_CACHE_EVICTIONS
 
 log = structlog.stdlib.get_logger(__name__)
 
 
+@dataclass(frozen=True, slots=True)
+class Loading:
+    """A head on its way."""
+
+    begun: float  # CLOCK_MONOTONIC seconds
+    ref: HeadRef
+    head: "Future[Head]"
+
+
 class HeadCache:
-    """Heads by digest. Versions never change, so nothing is ever stale."""
+    """Heads, tails and networks by digest. Versions never change, so nothing is ever stale."""
 
     def __init__(
         self,
@@ -26,28 +37,40 @@ class HeadCache:
         open_head: Callable[[bytes, str], Head],
         *,
         capacity: int,
+        most_bytes: int,
         patience_s: float = 2.0,
     ) -> None:
         """Args: fetch: reads a blob by its key; open_head: makes a head of a file's bytes and the
         output of the backbone that it is to consume.
+        capacity, most_bytes: of what is held. The one in use may be beyond them: however large, it is served.
         patience_s: how long after its start a load is waited for; a slow store must not hold up
         the tasks whose heads are here.
         """
         self._fetch = fetch
         self._open = open_head
         self._capacity = capacity
+        self._most_bytes = most_bytes
         self._patience_s = patience_s
-        self._held: OrderedDict[str, Head] = OrderedDict()
-        self._loading: dict[str, tuple[float, Future[Head]]] = {}  # digest -> when it was begun, and the load
+        self._held: OrderedDict[str, tuple[Head, str]] = OrderedDict()  # digest -> the head and its kind
+        self._bytes = {"head": 0, "tail": 0, "network": 0}
+        self._pins: dict[str, str] = {}  # alias -> the digest that it keeps
+        self._loading: dict[str, Loading] = {}  # by digest
         self._pool = ThreadPoolExecutor(8, thread_name_prefix="head")
 
     def __len__(self) -> int:
         return len(self._held)
 
+    @property
+    def size(self) -> int:
+        """Bytes of all that is held."""
+        return sum(self._bytes.values())
+
     def begin(self, refs: Sequence[HeadRef]) -> None:
-        """Start to load the heads that aren't held, beside the backbone's work."""
+        """Start to load the heads that aren't held, beside the backbone's work; learn what is pinned."""
         self._collect()
         for ref in refs:
+            self._note_pin(ref)
+        for ref in {ref.digest: ref for ref in refs}.values():
             if ref.digest in self._held:
                 HEAD_CACHE.labels("hit").inc()
             else:
@@ -62,30 +85,35 @@ class HeadCache:
         held = self._held.get(ref.digest)
         if held is not None:
             self._held.move_to_end(ref.digest)
-            return held
-        begun, load = self._begin(ref)
+            return held[0]
+        load = self._begin(ref)
         try:
-            head = load.result(timeout=max(0.0, begun + self._patience_s - time.monotonic()))
+            head = load.head.result(timeout=max(0.0, load.begun + self._patience_s - time.monotonic()))
         except FutureTimeout:
             log.warning("a head is slow to load", head=ref.digest, key=ref.key)
             raise StoreUnavailable from None
+        except Exception:
+            self._unpin(ref.digest)
+            raise
         finally:
-            if load.done():
+            if load.head.done():
                 del self._loading[ref.digest]
-        self._hold(ref.digest, head)
+        self._hold(ref, head)
         return head
 
     def _collect(self) -> None:
         """Take in what has come since nobody waits for it any more; what failed is asked for again."""
-        for digest, (_, load) in list(self._loading.items()):
-            if load.done():
+        for digest, load in list(self._loading.items()):
+            if load.head.done():
                 del self._loading[digest]
-                if load.exception() is None:
-                    self._hold(digest, load.result())
+                if load.head.exception() is None:
+                    self._hold(load.ref, load.head.result())
+                else:
+                    self._unpin(digest)
 
-    def _begin(self, ref: HeadRef) -> tuple[float, "Future[Head]"]:
+    def _begin(self, ref: HeadRef) -> Loading:
         if ref.digest not in self._loading:
-            self._loading[ref.digest] = (time.monotonic(), self._pool.submit(self._load, ref))
+            self._loading[ref.digest] = Loading(time.monotonic(), ref, self._pool.submit(self._load, ref))
         return self._loading[ref.digest]
 
     def _load(self, ref: HeadRef) -> Head:
@@ -94,8 +122,43 @@ class HeadCache:
             raise InvalidHead("its bytes are not those that were published")
         return self._open(data, ref.output)
 
-    def _hold(self, digest: str, head: Head) -> None:
-        self._held[digest] = head
-        while len(self._held) > self._capacity:
-            self._held.popitem(last=False)
+    def _hold(self, ref: HeadRef, head: Head) -> None:
+        kind = {EMBEDDING: "head", PIXELS: "network"}.get(ref.output, "tail")
+        self._held[ref.digest] = head, kind
+        self._bytes[kind] += head.size
+        while (victim := self._victim(ref.digest)) is not None:
+            evicted, its_kind = self._held.pop(victim)
+            self._bytes[its_kind] -= evicted.size
+            self._unpin(victim)
             HEAD_CACHE_EVICTIONS.inc()
+        for each, size in self._bytes.items():
+            HEAD_CACHE_BYTES.labels(each).set(size)
+
+    def _victim(self, newest: str) -> str | None:
+        """Who is to make room, if anybody: a pinned one only where the pinned alone are too much."""
+        if not self._is_too_much(len(self._held), self.size):
+            return None
+        pinned = set(self._pins.values())
+        others = (digest for digest in self._held if digest != newest)
+        loose = next((digest for digest in others if digest not in pinned), None)
+        if loose is not None:
+            return loose
+        sizes = [head.size for digest, (head, _) in self._held.items() if digest in pinned]
+        if not self._is_too_much(len(sizes), sum(sizes)):
+            return None
+        return next((digest for digest in self._held if digest != newest), None)
+
+    def _is_too_much(self, heads: int, size: int) -> bool:
+        return heads > self._capacity or size > self._most_bytes
+
+    def _note_pin(self, ref: HeadRef) -> None:
+        """An alias keeps what it was last asked for, if it is pinned."""
+        if ref.alias is not None:
+            self._pins.pop(ref.alias, None)
+            if ref.pinned:
+                self._pins[ref.alias] = ref.digest
+
+    def _unpin(self, digest: str) -> None:
+        """Forget who keeps what isn't here: whoever asks for it again says so again."""
+        for alias in [alias for alias, kept in self._pins.items() if kept == digest]:
+            del self._pins[alias]

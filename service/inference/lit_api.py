@@ -17,9 +17,10 @@ from litserve.utils import LitAPIStatus, LoopResponseType
 
 from models.errors import PolyheadError
 from models.identity import BackboneIdentity
-from service.inference.batching import Answer, Job, Trunk, run_batch
+from service.inference.batching import Answer, Job
 from service.inference.board import Board
 from service.inference.heads import HeadCache
+from service.inference.running import Trunk, run_batch
 from service.metrics import EXPIRED_JOBS
 from service.process import die_with, take_name
 from service.settings import Settings
@@ -71,8 +72,9 @@ class InferenceAPI(LitAPI):  # type: ignore[misc]  # litserve has no types
         digest = self.identity.digest
         self.heads = HeadCache(
             blobs.get,
-            lambda data, output: HeadSession(data, digest, output),
+            lambda data, output: HeadSession(data, digest, output, threads=self.settings.inference_threads),
             capacity=self.settings.head_cache_entries,
+            most_bytes=self.settings.head_cache_bytes,
         )
         self.trunk = Trunk(runtime.run, self.identity.outputs)
         # A killed predecessor's wait on the queue may outlive it, and would swallow a job.

@@ -23,7 +23,7 @@ from service.schemas.bodies import EMBED
 from service.schemas.embeddings import CreateEmbeddings, Embedding, Embeddings, EncodingFormat
 from service.web.dependencies import PartsDep
 from service.web.images import read_images
-from service.web.predicting import decode
+from service.web.predicting import backbone_size, decode
 from service.web.problems import EveryItemFailed, responses
 
 router = APIRouter(prefix="/v1/embeddings", tags=["embeddings"])
@@ -52,7 +52,7 @@ async def create(
     images = await decode(parts, read)
     if images.errors:
         raise EveryItemFailed([(read.pointer(index), error) for index, error in images.errors.items()])
-    answer = await parts.engine.submit(images.pixels, embeddings=True)
+    answer = await parts.engine.submit(images.by_size[backbone_size(parts)], embeddings=True)
     assert answer.embeddings is not None
     vectors = _normalized(answer.embeddings) if normalize else answer.embeddings
     data = [

@@ -1,6 +1,5 @@
 """Predictions: one task's, or many tasks' on the same images."""
 
-import asyncio
 import uuid
 from typing import Annotated
 
@@ -23,10 +22,11 @@ from service.errors import (
 )
 from service.schemas.bodies import FAN_OUT, PREDICT
 from service.schemas.predictions import FanOutPredictions, PredictBody, Predictions
+from service.store.records import Resolved
 from service.web.dependencies import PartsDep, TenantDep
 from service.web.fanout import fan_out, read_fan_out, status_of
 from service.web.images import read_images
-from service.web.predicting import Shape, decode, head_of, predictions
+from service.web.predicting import Shape, decode, head_of, predictions, size_for
 from service.web.problems import responses
 from service.web.resolver import Target
 
@@ -75,8 +75,9 @@ async def predict(
     if version is not None and alias is not None:
         raise InvalidField("name a version or an alias, not both")
     resolved = await parts.resolver.resolve(tenant, Target.of(task, alias=alias, version=version))
-    images = await decode(parts, await read_images(request, parts.settings, PredictBody))
-    answer = await parts.engine.submit(images.pixels, [head_of(resolved)])
+    size = size_for(parts, resolved)
+    images = await decode(parts, await read_images(request, parts.settings, PredictBody), [size])
+    answer = await parts.engine.submit(images.by_size[size], [head_of(resolved)])
     (outputs,) = answer.outputs
     if isinstance(outputs, PolyheadError):
         raise outputs
@@ -110,9 +111,9 @@ async def predict_many(
 ) -> FanOutPredictions:
     """Ask many tasks about the same images: each image passes the backbone once. A bad task fails alone."""
     tasks, read = await read_fan_out(request, parts.settings)
-    images, resolved = await asyncio.gather(
-        decode(parts, read), parts.resolver.resolve_all(tenant, [Target.parse(task) for task in tasks])
-    )
+    resolved = await parts.resolver.resolve_all(tenant, [Target.parse(task) for task in tasks])
+    sizes = [size_for(parts, version) for version in resolved if isinstance(version, Resolved)]
+    images = await decode(parts, read, sizes)
     results = await fan_out(parts, tasks, resolved, images, Shape(top_k, threshold))
     response.status_code = status_of(results, images)
     return FanOutPredictions(id=new_id(), results=results)

@@ -13,7 +13,10 @@ class PutAlias(RequestBody):
     model_config = ConfigDict(json_schema_extra={"examples": [{"version": 1, "pinned": True}]})
 
     version: int = Field(ge=1, lt=2**31)
-    pinned: bool = Field(default=False, description="A training never moves a pinned alias.")
+    pinned: bool = Field(
+        default=False,
+        description="A training never moves a pinned alias, and its version stays in the worker's memory.",
+    )
 
 
 class AliasBody(BaseModel):

@@ -46,7 +46,7 @@ class Aliases:
         if_match: int | None = None,
         now: float,
     ) -> Alias:
-        """Point the alias at a version; a pinned one isn't moved by a run.
+        """Point the alias at a version; a pinned one isn't moved by a run, and is kept in memory.
 
         Raises: UnknownTask, UnknownVersion, BackboneMismatch, StaleETag, InvalidField.
         """
@@ -107,6 +107,7 @@ def _behind(tenant: str, task_name: str, name: str, backbone_digest: str) -> sa.
     pointed = (aliases.c.task_id == versions.c.task_id) & (aliases.c.version == versions.c.number)
     return (
         select_resolved()
+        .add_columns(aliases.c.name.label("alias"), aliases.c.pinned)
         .join(aliases, pointed)
         .where(tasks.c.tenant == tenant, tasks.c.name == task_name)
         .where(aliases.c.name == name, aliases.c.backbone_digest == backbone_digest)

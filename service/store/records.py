@@ -227,7 +227,7 @@ class Alias:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resolved:
-    """What a prediction needs to know of a version; immutable, so it may be cached for ever."""
+    """What a prediction needs to know of a version, which is immutable, and of the alias that led to it."""
 
     task_id: str
     task_name: str
@@ -241,6 +241,8 @@ class Resolved:
     backbone_output: str = EMBEDDING
     views: tuple[str, ...] = (AS_IT_IS,)
     input_size: int | None = None
+    alias: str | None = None  # that it was found behind
+    pinned: bool = False  # of that alias
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

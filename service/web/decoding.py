@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import TypeVar
 
 from models.errors import PolyheadError
@@ -28,12 +29,16 @@ class Decoder:
         self._pending = 0  # images handed to the pool and not back yet
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
 
-    def decode(self, data: bytes) -> DecodedImage:
+    def decode(self, data: bytes, input_size: int | None = None) -> DecodedImage:
         """Decode one image, in the caller's thread.
 
+        Args:   input_size: pixels; default: the backbone's, whose preprocessing it is otherwise.
         Raises: InvalidImage, UnsupportedImage, ImageTooLarge.
         """
-        return decode_image(data, self._preprocessing, max_pixels=self._max_pixels)
+        wanted = self._preprocessing
+        if input_size is not None:
+            wanted = replace(wanted, input_size=input_size)
+        return decode_image(data, wanted, max_pixels=self._max_pixels)
 
     async def map(self, work: Callable[[In], Out], items: Sequence[In]) -> list[Out | PolyheadError]:
         """Run `work` on each item in the pool; an item that fails is its error, alone.

@@ -1,11 +1,13 @@
 """Many tasks, the same images: one pass through the backbone, then every head."""
 
+import asyncio
 from collections.abc import Sequence
 
 from fastapi import Request
 
+from models.arrays import FloatArray
 from models.errors import PolyheadError
-from service.errors import InvalidField, UnsupportedContentType
+from service.errors import DeadlineExceeded, InvalidField, UnsupportedContentType
 from service.schemas.predictions import MAX_TASK_CHARACTERS, MAX_TASKS, FanOutBody, FanOutResult
 from service.schemas.problems import describe, pointer_to
 from service.settings import Settings
@@ -13,7 +15,7 @@ from service.store.records import Resolved
 from service.web.bodies import is_json, media_type
 from service.web.images import ImageRequest, read_images
 from service.web.parts import Parts
-from service.web.predicting import Decoded, Shape, head_of, predictions
+from service.web.predicting import Decoded, Shape, head_of, predictions, size_for
 from service.web.problems import EveryItemFailed
 
 
@@ -45,12 +47,10 @@ async def fan_out(
 
     Raises: EveryItemFailed: of the tasks; Overloaded, DeadlineExceeded, WorkerFailed.
     """
-    known = [version for version in resolved if isinstance(version, Resolved)]
-    heads = [head_of(version) for version in known]
-    outputs = iter((await parts.engine.submit(images.pixels, heads)).outputs if heads else ())
+    outputs = await _outputs(parts, resolved, images)
     results, failures = list[FanOutResult](), list[tuple[str, PolyheadError]]()
     for index, (task, version) in enumerate(zip(tasks, resolved, strict=True)):
-        answer = next(outputs) if isinstance(version, Resolved) else version
+        answer = outputs[index] if isinstance(version, Resolved) else version
         if isinstance(answer, PolyheadError):
             failures.append((pointer_to("tasks", index), answer))
             results.append(
@@ -63,6 +63,30 @@ async def fan_out(
     if len(failures) == len(results):
         raise EveryItemFailed(failures)
     return results
+
+
+async def _outputs(
+    parts: Parts, resolved: Sequence[Resolved | PolyheadError], images: Decoded
+) -> dict[int, FloatArray | PolyheadError]:
+    """What each known version says, by its place: of one input size together, one size after another.
+
+    Not side by side, where the images of one size would be refused because those of another wait.
+    """
+    known = [(index, version) for index, version in enumerate(resolved) if isinstance(version, Resolved)]
+    by_size: dict[int, list[tuple[int, Resolved]]] = {}
+    for index, version in known:
+        by_size.setdefault(size_for(parts, version), []).append((index, version))
+    outputs: dict[int, FloatArray | PolyheadError] = {}
+    deadline_s = parts.settings.request_deadline_s
+    try:
+        async with asyncio.timeout(deadline_s):
+            for size, its in by_size.items():
+                heads = [head_of(version) for _, version in its]
+                answer = await parts.engine.submit(images.by_size[size], heads)
+                outputs |= {index: output for (index, _), output in zip(its, answer.outputs, strict=True)}
+    except TimeoutError:
+        raise DeadlineExceeded(seconds=deadline_s) from None
+    return outputs
 
 
 def status_of(results: Sequence[FanOutResult], images: Decoded) -> int:

@@ -1,6 +1,6 @@
 """Decoding the images of a request and shaping what the heads say of them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,10 +22,10 @@ DEFAULT_TOP_K = 5  # scores of a multiclass prediction; a multilabel one has all
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """The images of one request: those that decode as one array, the others as errors."""
+    """The images of one request: those that decode as one array a size, the others as errors."""
 
-    pixels: UInt8Array  # (N, H, W, C), of the images at `rows`
-    rows: list[int]  # index in the request of each row of `pixels`
+    by_size: dict[int, UInt8Array]  # by input size: (N, H, W, C), of the images at `rows`
+    rows: list[int]  # index in the request of each row of them
     errors: dict[int, PolyheadError]  # by index in the request
     read: ImageRequest[Any]
 
@@ -42,14 +42,17 @@ class Shape:
     threshold: float | None
 
 
-async def decode(parts: Parts, read: ImageRequest[Any]) -> Decoded:
-    """Decode every image of a request; a bad one fails alone.
+async def decode(parts: Parts, read: ImageRequest[Any], sizes: Iterable[int] = ()) -> Decoded:
+    """Decode every image of a request, once for each input size; a bad one fails alone.
 
+    Args:   sizes: pixels; none: the backbone's.
     Raises: EveryItemFailed, Overloaded.
     """
+    wanted = sorted(set(sizes)) or [backbone_size(parts)]
 
-    def pixels_of(source: Source) -> UInt8Array:
-        return parts.decoder.decode(bytes_of(source)).pixels
+    def pixels_of(source: Source) -> list[UInt8Array]:
+        data = bytes_of(source)
+        return [parts.decoder.decode(data, size).pixels for size in wanted]
 
     results = await parts.decoder.map(pixels_of, read.sources)
     errors = {index: result for index, result in enumerate(results) if isinstance(result, PolyheadError)}
@@ -57,7 +60,17 @@ async def decode(parts: Parts, read: ImageRequest[Any]) -> Decoded:
         raise EveryItemFailed([(read.pointer(index), error) for index, error in errors.items()])
     rows = [index for index in range(len(results)) if index not in errors]
     good = [result for result in results if not isinstance(result, PolyheadError)]
-    return Decoded(np.stack(good), rows, errors, read)
+    by_size = {size: np.stack(pixels) for size, pixels in zip(wanted, zip(*good, strict=True), strict=True)}
+    return Decoded(by_size, rows, errors, read)
+
+
+def backbone_size(parts: Parts) -> int:
+    return parts.identity.preprocessing.input_size
+
+
+def size_for(parts: Parts, resolved: Resolved) -> int:
+    """Pixels of the images that a version takes: a network of its own may have another size."""
+    return resolved.input_size or backbone_size(parts)
 
 
 def head_of(resolved: Resolved) -> HeadRef:
@@ -67,6 +80,8 @@ def head_of(resolved: Resolved) -> HeadRef:
         resolved.backbone_output,
         resolved.views,
         resolved.input_size,
+        alias=None if resolved.alias is None else f"{resolved.task_id}@{resolved.alias}",
+        pinned=resolved.pinned,
     )
 
 

@@ -2,8 +2,10 @@
 
 import asyncio
 import threading
+from io import BytesIO
 
 import pytest
+from PIL import Image
 
 from models.errors import InvalidImage
 from models.identity import Preprocessing
@@ -31,6 +33,13 @@ def test_an_item_that_fails_is_its_error_alone(decoder):
     first, second, third = asyncio.run(decoder.map(work, [0, 1, 2]))
     assert (first, third) == (0, 20)
     assert isinstance(second, InvalidImage)
+
+
+def test_an_image_is_decoded_at_the_backbones_size_or_another(decoder):
+    data = BytesIO()
+    Image.new("RGB", (9, 9), "red").save(data, "PNG")
+    assert decoder.decode(data.getvalue()).pixels.shape == (8, 8, 3)
+    assert decoder.decode(data.getvalue(), 5).pixels.shape == (5, 5, 3)
 
 
 def test_what_nobody_foresaw_is_not_hidden(decoder):

@@ -20,7 +20,7 @@ def resolved(kind, labels=("a", "b", "c"), threshold=None):
 
 def images(rows, errors=()):
     request = ImageRequest([b""] * (len(rows) + len(errors)), None, ("input",))
-    return Decoded(np.zeros((len(rows), 1, 1, 3), np.uint8), list(rows), dict(errors), request)
+    return Decoded({1: np.zeros((len(rows), 1, 1, 3), np.uint8)}, list(rows), dict(errors), request)
 
 
 def say(kind, outputs, shape=ALL, **fields):

@@ -16,11 +16,18 @@ from safetensors.torch import save_file
 from sklearn.datasets import load_sample_images
 from timm.data import create_transform, resolve_data_config
 
+from models.backbone import build_backbone
 from models.errors import BackboneError, BackboneMismatch, InvalidHead
+from models.export import head_metadata, head_onnx
+from models.graph import embed
+from models.head import LinearHead, answers
 from models.prepare import BackboneConfig, prepare_backbone
 from models.preprocess import decode_image
 from models.runtime import HeadSession, OpenVinoRuntime, cuda_devices, open_runtime
+from models.tail import Tail
 from models.torch_runtime import TorchRuntime
+from models.tuned_export import averaged, network_onnx
+from models.views import flipped
 from models.weights import find_weights, read_tensors, renamed_in_order
 
 CELLS = Path(elpv_dataset.__file__).parent / "data" / "images"
@@ -322,3 +329,84 @@ def test_embeddings_of_another_size_are_refused(shape):
 def test_a_head_is_refused_where_a_tail_was_published():
     with pytest.raises(InvalidHead, match="its version says 'layer3'"):
         HeadSession(head(), DIGEST, "layer3")
+
+
+@pytest.fixture(scope="module")
+def own(tiny):
+    """A network from pixels with a head of three classes, as a file, and what torch gives of it."""
+    backbone = build_backbone(tiny.config)
+    rng = np.random.default_rng(0)
+    linear = LinearHead(
+        kind="multiclass",
+        labels=("a", "b", "c"),
+        weight=rng.normal(size=(3, 16)).astype(np.float32),
+        bias=rng.normal(size=3).astype(np.float32),
+    )
+    said = {
+        "task": "t",
+        "version": 1,
+        "kind": linear.kind,
+        "labels": linear.labels,
+        "identity": tiny.identity,
+    }
+    network = Tail(backbone.module, backbone.features)
+    data = network_onnx(backbone, network, linear, metadata=head_metadata(**said, output="pixels"))
+    return data, lambda pixels: linear.logits(embed(backbone, pixels))
+
+
+def images(count):
+    return np.random.default_rng(count).integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("count", [1, 4, 11])
+def test_a_network_of_a_tasks_own_answers_pixels_in_any_number(own, tiny, count):
+    data, logits = own
+    session = HeadSession(data, tiny.identity.digest, "pixels", threads=1)
+    pixels = images(count)
+    queued = np.frombuffer(pixels.tobytes(), np.uint8).reshape(pixels.shape)  # read-only
+
+    assert np.allclose(session.run(queued), answers("multiclass", logits(pixels)), atol=1e-5)
+    assert np.allclose(session.logits(queued), logits(pixels), atol=1e-5)
+    assert session.size == len(data)
+
+
+def test_a_networks_file_averages_over_flips_itself(own, tiny):
+    data, logits = own
+    views = ("as it is", "left-right", "top-bottom", "both")
+    session = HeadSession(averaged(data, views), tiny.identity.digest, "pixels")
+    pixels = images(5)
+    mean = np.mean([logits(flipped(pixels, view)) for view in views], axis=0)
+
+    assert np.allclose(session.run(pixels), answers("multiclass", mean), atol=1e-5)
+
+
+def test_a_network_is_held_against_its_version_as_a_head_is(own, tiny):
+    data, _ = own
+    with pytest.raises(InvalidHead, match="its version says 'embedding'"):
+        HeadSession(data, tiny.identity.digest)
+    with pytest.raises(InvalidHead, match="its version says 'pixels'"):
+        HeadSession(head(), DIGEST, "pixels")
+    with pytest.raises(BackboneMismatch):
+        HeadSession(data, DIGEST, "pixels")
+    with pytest.raises(InvalidHead):
+        HeadSession(data[:1000], tiny.identity.digest, "pixels")
+
+
+def test_pixels_of_another_size_than_the_networks_are_refused(own, tiny):
+    session = HeadSession(own[0], tiny.identity.digest, "pixels")
+    with pytest.raises(InvalidHead, match="refuses pixels"):
+        session.run(np.zeros((2, 31, 32, 3), np.uint8))
+
+
+def test_a_file_without_logits_of_a_known_kind_has_no_mean_over_views():
+    with pytest.raises(InvalidHead, match="no logits"):
+        HeadSession(head(), DIGEST).logits(np.zeros((2, 3), np.float32))
+
+
+def test_the_logits_of_a_value_are_the_value():
+    linear = LinearHead(
+        kind="regression", labels=(), weight=np.ones((1, 3), np.float32), bias=np.ones(1, np.float32)
+    )
+    session = HeadSession(head_onnx(linear, metadata={"backbone_digest": DIGEST}), DIGEST)
+    assert session.kind == "regression"
+    assert session.logits(np.full((2, 3), 2, np.float32)).tolist() == [[7.0], [7.0]]

@@ -29,19 +29,26 @@ def make_app(_settings: Settings, open_parts: OpenParts) -> FastAPI:
 
     @app.post("/submit")
     async def submit(request: Request) -> Response:
-        """Body: uint8 pixels of some images. Answers embeddings and the outputs of ?heads=[[digest, key]]."""
+        """Body: uint8 pixels of some images of ?size=. Answers embeddings, unless ?embeddings=0, and outputs.
+
+        ?heads=[[digest, key, output]]; the output is `embedding` unless said.
+        """
         parts: Parts = request.app.state.parts
         pixels = np.frombuffer(await request.body(), np.uint8)
-        heads = [HeadRef(*ref) for ref in json.loads(request.query_params.get("heads", "[]"))]
+        query = request.query_params
+        size, embeddings = int(query.get("size", "32")), query.get("embeddings") != "0"
+        heads = [HeadRef(*ref) for ref in json.loads(query.get("heads", "[]"))]
         try:
-            answer = await parts.engine.submit(pixels.reshape(-1, 32, 32, 3), heads, embeddings=True)
+            answer = await parts.engine.submit(
+                pixels.reshape(-1, size, size, 3), heads, embeddings=embeddings
+            )
         except PolyheadError as error:
             return Response(str(error), problem_of(error).status)
-        assert answer.embeddings is not None
         outputs = [
             str(output) if isinstance(output, PolyheadError) else output.tolist() for output in answer.outputs
         ]
-        return Response(json.dumps({"embeddings": answer.embeddings.tolist(), "outputs": outputs}))
+        vectors = None if answer.embeddings is None else answer.embeddings.tolist()
+        return Response(json.dumps({"embeddings": vectors, "outputs": outputs}))
 
     @app.post("/give-up")
     async def give_up(request: Request) -> dict[str, int]:

@@ -11,9 +11,14 @@ import httpx
 import numpy as np
 import pytest
 
+from models.backbone import build_backbone
 from models.export import head_metadata, head_onnx
+from models.graph import embed
 from models.head import LinearHead
+from models.identity import PIXELS
 from models.runtime import PreparedBackbone, open_runtime
+from models.tail import Tail
+from models.tuned_export import network_onnx
 from service.settings import Settings
 from service.store.blobs import Blobs
 from tests.servers import TINY, Server, serving
@@ -68,20 +73,25 @@ def publish(server: Server, identity, number: int, *, tamper: bool = False) -> t
         task="task", version=number, kind=head.kind, labels=head.labels, identity=identity
     )
     data = head_onnx(head, metadata=metadata)
+    return *store(server, data, tamper=tamper), head
+
+
+def store(server: Server, data: bytes, *, tamper: bool = False) -> tuple[str, str]:
     digest = hashlib.sha256(data).hexdigest()
     key = f"tenants/default/tasks/task_1/heads/{digest}.onnx"
     Blobs((server.data_dir / "blobs").as_uri()).put_new(key, b"damaged" if tamper else data)
-    return digest, key, head
+    return digest, key
 
 
-def submit(client: httpx.Client, pixels: np.ndarray, *heads: tuple[str, str]) -> dict[str, list]:
-    response = client.post("/submit", params={"heads": json.dumps(heads)}, content=pixels.tobytes())
+def submit(client: httpx.Client, pixels: np.ndarray, *heads: tuple[str, ...], **said: str) -> dict[str, list]:
+    params = {"heads": json.dumps(heads)} | said
+    response = client.post("/submit", params=params, content=pixels.tobytes())
     assert response.status_code == 200, response.text
     return response.json()
 
 
-def metric(client: httpx.Client, name: str) -> float:
-    found = re.findall(rf"^{name}(?:{{[^}}]*}})? (\S+)$", client.get("/metrics").text, re.MULTILINE)
+def metric(client: httpx.Client, name: str, labels: str = "[^}]*") -> float:
+    found = re.findall(rf"^{name}(?:{{{labels}}})? (\S+)$", client.get("/metrics").text, re.MULTILINE)
     return sum(map(float, found))
 
 
@@ -147,3 +157,43 @@ def test_no_route_of_litserve_is_there_and_its_api_key_guards_nothing(client, pa
 
 def test_no_process_that_serves_http_has_torch(client):
     assert not {"torch", "timm"} & set(client.get("/modules").json())
+
+
+def test_a_network_of_a_tasks_own_answers_beside_the_backbone_and_without_it(client, server, prepared):
+    """At an input size of its own, in the same worker; the backbone's images don't grow for it."""
+    backbone = replace(build_backbone(Settings(backbone=TINY).backbone_config), input_size=40)
+    head = publish(server, prepared.identity, 30)[2]
+    metadata = head_metadata(
+        task="own", version=1, kind=head.kind, labels=head.labels, identity=prepared.identity, output=PIXELS
+    )
+    data = network_onnx(backbone, Tail(backbone.module, backbone.features), head, metadata=metadata)
+    own = (*store(server, data), PIXELS)
+    pixels = np.random.default_rng(1).integers(0, 256, (11, 40, 40, 3), np.uint8)
+    before = metric(client, "polyhead_backbone_images_total")
+
+    answer = submit(client, pixels, own, size="40", embeddings="0")
+    refused = submit(client, pixels[:, :32, :32], own)["outputs"][0]
+
+    assert answer["embeddings"] is None
+    assert np.allclose(answer["outputs"][0], head.predict(embed(backbone, pixels)), atol=1e-5)
+    assert "refuses pixels" in refused
+    assert metric(client, "polyhead_backbone_images_total") - before == 11  # of the second request
+    assert metric(client, "polyhead_head_cache_bytes", '[^}]*kind="network"[^}]*') == len(data)
+
+
+def test_images_that_the_backbone_does_not_take_fail_their_own_request(client, server, prepared, pixels):
+    digest, key, _ = publish(server, prepared.identity, 31)
+    odd = np.zeros((1, 31, 31, 3), np.uint8)
+
+    def ask(index: int) -> tuple[int, str]:
+        own = odd if index == 0 else pixels[index : index + 1]
+        params = {"heads": json.dumps([(digest, key)]), "size": str(own.shape[1])}
+        with server.client() as one:
+            response = one.post("/submit", params=params, content=own.tobytes())
+        return response.status_code, response.text
+
+    with ThreadPoolExecutor(6) as pool:
+        (status, said), *good = pool.map(ask, range(6))
+    assert status == 500
+    assert "the backbone failed" in said
+    assert [code for code, _ in good] == [200] * 5

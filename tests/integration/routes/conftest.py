@@ -41,7 +41,7 @@ def open_service(prepared: PreparedBackbone, runtime: Runtime, cache_dir: Path) 
         known = Settings(data_dir=folder, cache_dir=cache_dir, backbone=TINY, **settings)
         migrate(known.resolved_database_url)
         store = open_store(known.resolved_database_url, known.resolved_blob_url)
-        local = Local(known, store, LocalEngine(runtime, prepared.identity, store), prepared)
+        local = Local(known, store, LocalEngine(runtime, prepared.identity, store, known), prepared)
         with local.client:
             yield local
         store.close()

@@ -14,8 +14,9 @@ from models.identity import BackboneIdentity
 from models.prepare import PreparedBackbone
 from models.runtime import HeadSession, Runtime
 from service.app import create_app
-from service.inference.batching import Answer, HeadRef, Trunk, joined, run_batch, split
+from service.inference.batching import Answer, HeadRef, joined, split
 from service.inference.heads import HeadCache
+from service.inference.running import Trunk, run_batch
 from service.settings import Settings
 from service.store import Store
 from service.store.records import Run
@@ -29,14 +30,17 @@ from service.web.parts import Parts
 class LocalEngine:
     """The worker's batch function, in a thread of this process."""
 
-    def __init__(self, runtime: Runtime, identity: BackboneIdentity, store: Store) -> None:
+    def __init__(
+        self, runtime: Runtime, identity: BackboneIdentity, store: Store, settings: Settings
+    ) -> None:
         self._identity = identity
         self._runtime = runtime
         self.asked: list[tuple[str, ...]] = []  # outputs of each pass of the backbone
         self._heads = HeadCache(
             store.blobs.get,
             lambda data, output: HeadSession(data, identity.digest, output),
-            capacity=1024,
+            capacity=settings.head_cache_entries,
+            most_bytes=settings.head_cache_bytes,
         )
         self.fails_with: Exception | None = None  # what every submission meets
         self.stopping = False
@@ -60,7 +64,6 @@ class LocalEngine:
         if self.fails_with is not None:
             raise self.fails_with
         jobs = split(pixels, tuple(heads), embeddings=embeddings, size=8, queued_at=0, deadline=1e12)
-        self.images += len(pixels)
         return joined(
             await anyio.to_thread.run_sync(
                 run_batch, jobs, Trunk(self._run, self._identity.outputs), self._heads
@@ -69,6 +72,7 @@ class LocalEngine:
 
     def _run(self, pixels: UInt8Array, outputs: tuple[str, ...]) -> dict[str, FloatArray]:
         self.asked.append(outputs)
+        self.images += len(pixels)
         return self._runtime.run(pixels, outputs)
 
 

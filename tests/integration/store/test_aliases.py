@@ -93,6 +93,21 @@ def test_a_prediction_is_resolved_to_a_version(store: Store, task: Task) -> None
     assert (resolved.head_digest, resolved.backbone_digest) == ("e" * 64, BACKBONE)
 
 
+def test_a_prediction_knows_by_which_alias_it_came_and_whether_that_is_pinned(
+    store: Store, task: Task
+) -> None:
+    store.aliases.put(task, PRODUCTION, 1, pinned=True, backbone_digest=BACKBONE, now=1.0)
+    store.aliases.put(task, "canary", 1, backbone_digest=BACKBONE, now=1.0)
+
+    def said(**named: object) -> tuple[str | None, bool]:
+        resolved = store.aliases.resolve(TENANT, task.name, backbone_digest=BACKBONE, **named)
+        return resolved.alias, resolved.pinned
+
+    assert said() == (PRODUCTION, True)
+    assert said(alias="canary") == ("canary", False)
+    assert said(version=1) == (None, False)
+
+
 def test_what_can_not_be_resolved_says_why(store: Store, task: Task) -> None:
     def resolve(name: str = task.name, **named: object) -> None:
         store.aliases.resolve(TENANT, name, backbone_digest=BACKBONE, **named)

@@ -1,0 +1,221 @@
+"""What the worker does with a batch: the backbone once, then what each task has of its own over its rows."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import structlog
+
+from models.arrays import FloatArray, UInt8Array
+from models.errors import BackboneError, InvalidHead, PolyheadError
+from models.head import Kind, answers
+from models.identity import AS_IT_IS, EMBEDDING, PIXELS
+from models.views import AXES, flipped
+from service.inference.batching import Answer, HeadRef, Heads, Job
+from service.metrics import BACKBONE_IMAGES, BACKBONE_PASSES, BATCH_IMAGES, STAGE_SECONDS
+
+MOST_ROWS = 64  # images and flips of them in one pass of the backbone, where the images alone aren't more
+
+log = structlog.stdlib.get_logger(__name__)
+
+Features = Mapping[str, FloatArray]  # by output of the backbone, each with a row for each of the pass
+Part = tuple[int, str]  # the images of a job, by its index, in one view
+
+
+@dataclass(frozen=True, slots=True)
+class Trunk:
+    """The one backbone, that everything branches off from."""
+
+    run: Callable[[UInt8Array, tuple[str, ...]], Features]  # (B, H, W, C) uint8 -> the outputs asked for
+    outputs: frozenset[str]  # that it has: the embedding and the stages
+
+
+def run_batch(jobs: Sequence[Job], trunk: Trunk, heads: Heads) -> list[Answer | PolyheadError]:
+    """Put the images of all jobs through the backbone once, and each distinct head once over its rows.
+
+    Args:    jobs: of any tasks. Images of another shape than the backbone's are for networks that tasks own.
+    Returns: one answer a job, in order. A head that fails is an error in the answers that asked for it; a
+             backbone that fails is the answer of every job that needs it. Nothing is raised for them: the
+             worker goes on.
+    """
+    made: list[Answer | PolyheadError] = [Answer(None, ()) for _ in jobs]  # of probes
+    shapes: dict[tuple[int, ...], list[int]] = {}
+    for index, job in enumerate(jobs):
+        if job.images:
+            shapes.setdefault(job.shape[1:], []).append(index)
+    if not shapes:
+        return made
+    started = time.monotonic()
+    for job in jobs:
+        STAGE_SECONDS.labels("queue").observe(max(0.0, started - job.queued_at))
+    BATCH_IMAGES.observe(sum(job.images for job in jobs))
+    heads.begin(list({(ref, ref.alias, ref.pinned): ref for job in jobs for ref in job.heads}.values()))
+    for indices in shapes.values():
+        group = _Group([jobs[index] for index in indices], trunk, heads)
+        for index, answer in zip(indices, group.answers(), strict=True):
+            made[index] = answer
+    return made
+
+
+class _Group:
+    """The jobs of a batch whose images have one shape, and what is known of their answers so far."""
+
+    def __init__(self, jobs: Sequence[Job], trunk: Trunk, heads: Heads) -> None:
+        self._jobs = jobs
+        self._trunk = trunk
+        self._heads = heads
+        self._pixels = [np.frombuffer(job.pixels, np.uint8).reshape(job.shape) for job in jobs]
+        self._embeddings: dict[int, FloatArray] = {}  # by job, as the next two
+        self._failed: dict[int, PolyheadError] = {}
+        self._outputs: dict[tuple[HeadRef, int], list[FloatArray]] = {}  # answers; of several views, logits
+        self._kinds: dict[HeadRef, Kind | None] = {}
+        self._errors: dict[HeadRef, PolyheadError] = {}
+
+    def answers(self) -> list[Answer | PolyheadError]:
+        for parts in self._passes():
+            self._pass(parts)
+        started = time.monotonic()
+        self._run_networks()
+        STAGE_SECONDS.labels("heads").observe(time.monotonic() - started)
+        return [self._answer(index) for index in range(len(self._jobs))]
+
+    def _passes(self) -> list[list[Part]]:
+        """Who goes through the backbone together: all images as they are, and flips while there is room."""
+        parts = [(index, view) for index, job in enumerate(self._jobs) for view in self._views(job)]
+        parts.sort(key=lambda part: part[1] != AS_IT_IS)  # keeps the order otherwise
+        plain = sum(self._jobs[index].images for index, view in parts if view == AS_IT_IS)
+        most = max(MOST_ROWS, plain)
+        passes, rows = list[list[Part]](), most
+        for part in parts:
+            images = self._jobs[part[0]].images
+            if rows + images > most:
+                passes.append([])
+                rows = 0
+            passes[-1].append(part)
+            rows += images
+        return passes
+
+    def _views(self, job: Job) -> tuple[str, ...]:
+        """In which a job's images go through the backbone; () where it needs nothing of it."""
+        refs = [ref for ref in job.heads if ref.output in self._trunk.outputs]
+        if job.heads and not (refs or job.embeddings):
+            return ()
+        known = (view for ref in refs for view in ref.views if view in AXES)
+        return tuple(dict.fromkeys((AS_IT_IS, *known)))
+
+    def _pass(self, parts: Sequence[Part]) -> None:
+        started = time.monotonic()
+        try:
+            features = self._features(parts)
+        # Whatever the runtime throws, the requests of this batch are answered and the next batch is tried.
+        except Exception as error:
+            log.exception("the backbone failed on a batch", images=self._count(parts))
+            failure = BackboneError(f"the backbone failed on the batch that held this image: {error}")
+            self._failed |= {index: failure for index, _ in parts}
+            return
+        ran = time.monotonic()
+        STAGE_SECONDS.labels("backbone").observe(ran - started)
+        self._branch_off(parts, features)
+        STAGE_SECONDS.labels("heads").observe(time.monotonic() - ran)
+
+    def _features(self, parts: Sequence[Part]) -> Features:
+        """What the jobs need of the backbone, and no more."""
+        needed = {
+            ref.output
+            for index, view in parts
+            for ref in self._jobs[index].heads
+            if view in ref.views and ref.output in self._trunk.outputs
+        }
+        if not needed or any(self._jobs[index].embeddings for index, _ in parts):
+            needed.add(EMBEDDING)
+        images = [
+            self._pixels[index] if view == AS_IT_IS else flipped(self._pixels[index], view)
+            for index, view in parts
+        ]  # each (N, H, W, C)
+        pixels = images[0] if len(images) == 1 else np.concatenate(images)  # (B, H, W, C)
+        features = self._trunk.run(pixels, tuple(sorted(needed)))
+        BACKBONE_PASSES.inc()
+        BACKBONE_IMAGES.inc(len(pixels))
+        return features
+
+    def _branch_off(self, parts: Sequence[Part], features: Features) -> None:
+        ends = np.cumsum([self._jobs[index].images for index, _ in parts]).tolist()
+        rows = {
+            part: slice(end - self._jobs[part[0]].images, end) for part, end in zip(parts, ends, strict=True)
+        }
+        wanted: dict[HeadRef, list[Part]] = {}
+        for index, view in parts:
+            job = self._jobs[index]
+            if job.embeddings and view == AS_IT_IS:
+                self._embeddings[index] = features[EMBEDDING][rows[index, view]]
+            for ref in dict.fromkeys(job.heads):
+                if ref.output in features and view in ref.views:
+                    wanted.setdefault(ref, []).append((index, view))
+        for ref, its in wanted.items():
+            given = features[ref.output]
+            if len(its) < len(parts):
+                given = np.concatenate([given[rows[part]] for part in its])
+            self._run_head(ref, its, given)
+
+    def _run_networks(self) -> None:
+        """Those that tasks own, on the images; their files hold the flips that they average over."""
+        wanted: dict[HeadRef, list[int]] = {}
+        for index, job in enumerate(self._jobs):
+            for ref in dict.fromkeys(job.heads):
+                if ref.output == PIXELS:
+                    wanted.setdefault(ref, []).append(index)
+        for ref, its in wanted.items():
+            images = [self._pixels[index] for index in its]
+            given = images[0] if len(images) == 1 else np.concatenate(images)
+            self._run_head(ref, [(index, AS_IT_IS) for index in its], given)
+
+    def _run_head(self, ref: HeadRef, parts: Sequence[Part], inputs: FloatArray | UInt8Array) -> None:
+        """Args: inputs: the rows of the parts, in order."""
+        if ref in self._errors:
+            return
+        try:
+            head = self._heads.get(ref)
+            self._kinds[ref] = head.kind
+            outputs = head.run(inputs) if _is_plain(ref) else head.logits(inputs)
+        except PolyheadError as error:
+            self._errors[ref] = error
+            return
+        # One head's failure, whatever it is, must not reach its neighbours in the batch.
+        except Exception as error:
+            log.exception("a head failed", head=ref.digest)
+            self._errors[ref] = InvalidHead(str(error))
+            return
+        start = 0
+        for index, _ in parts:
+            end = start + self._jobs[index].images
+            self._outputs.setdefault((ref, index), []).append(outputs[start:end])
+            start = end
+
+    def _answer(self, index: int) -> Answer | PolyheadError:
+        if index in self._failed:
+            return self._failed[index]
+        job = self._jobs[index]
+        return Answer(self._embeddings.get(index), tuple(self._output(ref, index) for ref in job.heads))
+
+    def _output(self, ref: HeadRef, index: int) -> FloatArray | PolyheadError:
+        if ref in self._errors:
+            return self._errors[ref]
+        if ref.output not in {PIXELS, *self._trunk.outputs}:
+            return InvalidHead(f"it takes {ref.output!r}, which this server's backbone doesn't give")
+        given = self._outputs.get((ref, index), [])
+        if _is_plain(ref):
+            return given[0]
+        if len(given) != len(ref.views):
+            return InvalidHead(f"it answers for views that aren't known here: {', '.join(ref.views)}")
+        kind = self._kinds[ref]
+        assert kind is not None  # or there were no logits
+        return answers(kind, np.mean(given, axis=0, dtype=np.float32))  # (V, N, C) -> (N, C)
+
+    def _count(self, parts: Sequence[Part]) -> int:
+        return sum(self._jobs[index].images for index, _ in parts)
+
+
+def _is_plain(ref: HeadRef) -> bool:
+    """Whether one run gives its answer."""
+    return ref.output == PIXELS or ref.views == (AS_IT_IS,)
