@@ -23,8 +23,8 @@ TINY = "tests.networks:tiny"  # the network of --quick
 DEFAULT = "efficientnet_lite0"
 
 
-def main() -> int:
-    said = arguments(sys.argv[1:])
+def main(words: list[str]) -> int:
+    said = arguments(words)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # through every `finally`: no server is left behind
     try:
         began = time.monotonic()
@@ -150,12 +150,8 @@ def elpv(said: argparse.Namespace) -> str:
     plan = program.plan_of(said)
     journal = Journal(said.out / "elpv.jsonl", plan.settings)
     console = Console(stderr=True, markup=False, highlight=False, emoji=False)
-    try:
-        program.measure(plan, journal, said.work, console)
-    finally:
-        if journal.rows():
-            written = report(plan, journal.rows(), where(said), said.out)
-    return written
+    program.measure(plan, journal, said.work, console)
+    return report(plan, journal.rows(), where(said), said.out)
 
 
 PROGRAMS = {"three-ways": three_ways, "map": grid, "elpv": elpv}
@@ -175,4 +171,4 @@ def tell(text: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -49,10 +49,12 @@ class Plan:
         if name == "finetune":
             said["epochs"] = self.finetune_epochs
         if blocks:
-            said["blocks"] = int(blocks)
+            said["blocks"] = int(blocks) if blocks.isdecimal() else blocks  # which the options refuse
+        if name not in OPTIONS:
+            raise BenchFailed(f"there is no strategy {name}: only {', '.join(OPTIONS)}")
         try:
             return OPTIONS[name](**said | self.given.get(name, {}))
-        except (KeyError, TypeError, InvalidOption) as error:
+        except (TypeError, InvalidOption) as error:
             raise BenchFailed(f"strategy {strategy}: {error}") from error
 
     def settings(self, strategy: str) -> dict[str, Any]:
@@ -159,11 +161,18 @@ def sizes_of(plan: Plan, lab: Lab) -> list[int]:
 
 
 def plan_of(said: argparse.Namespace) -> Plan:
+    """Raises: BenchFailed: an unknown strategy, or options that it doesn't have."""
     try:
         given = json.loads(said.options)
     except json.JSONDecodeError as error:
         raise BenchFailed(f"--options is no JSON: {error}") from error
-    return Plan(
+    if not isinstance(given, dict) or not all(isinstance(each, dict) for each in given.values()):
+        raise BenchFailed('--options must have an object for each strategy: {"last_block": {"epochs": 8}}')
+    if unknown := given.keys() - OPTIONS.keys():
+        raise BenchFailed(
+            f"--options has no strategy {', '.join(sorted(unknown))}: only {', '.join(OPTIONS)}"
+        )
+    plan = Plan(
         datasets=tuple(said.datasets),
         sizes=tuple(said.sizes),
         strategies=tuple(said.strategies),
@@ -175,3 +184,6 @@ def plan_of(said: argparse.Namespace) -> Plan:
         given=given,
         threads=said.threads,
     )
+    for strategy in plan.strategies:
+        plan.options(strategy, 0)  # refused now, not an hour later
+    return plan

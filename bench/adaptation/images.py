@@ -9,7 +9,7 @@ import hashlib
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -165,7 +165,10 @@ def collections(
     Args:   stamps_root: where the stamps are unpacked already; per_class: photos at most, of each class.
     Raises: BenchFailed: an unknown name, or photos that can't be had.
     """
-    known = {"elpv": solar_cells, "stamps": lambda: stamps(stamps_root or fetch_stamps(cache))}
+    known: dict[str, Callable[[], Collection]] = {
+        "elpv": solar_cells,
+        "stamps": lambda: stamps(stamps_root or fetch_stamps(cache)),
+    }
     if unknown := [name for name in names if name not in known]:
         raise BenchFailed(f"there are no photos called {', '.join(unknown)}: only {', '.join(known)}")
     whole = {name: known[name]() for name in names}
