@@ -33,6 +33,9 @@ def main(words: list[str]) -> int:
     except (BenchFailed, PolyheadError) as failure:
         print(f"No evidence: {failure}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("Interrupted: the same command goes on from here", file=sys.stderr)
+        return 130
     return 0
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import matplotlib as mpl
 
 from bench.adaptation.grid import AUTO, Plan
+from bench.adaptation.images import DOMAINS
 from bench.adaptation.kept import keep, table, verdict
 from bench.adaptation.spread import Mean, mean, no_worse, paired
 from bench.report import Machine
@@ -20,7 +21,6 @@ import numpy as np
 GOAL = 0.9  # share of the cells in which auto is within ALLOWED of the best
 ALLOWED = 0.01  # accuracy, or two standard errors of the paired difference
 PROBE = "head"
-DOMAINS = {"elpv": "far", "stamps": "near"}
 WIDTH, HEIGHT, DPI = 8.0, 3.2, 110  # inches, inches, dots an inch
 
 

@@ -20,6 +20,7 @@ from bench.processes import BenchFailed
 from models.arrays import IntArray
 
 Domain = Literal["near", "far"]
+DOMAINS: dict[str, Domain] = {"elpv": "far", "stamps": "near"}
 
 PACKAGE = "tuxpaint-stamps-default"
 STAMPS = Path("usr/share/tuxpaint/stamps")  # in the package
@@ -40,8 +41,7 @@ DEFECTIVE = 0.5  # probability of a defect from which a cell counts as defective
 class Collection:
     """N labelled photos on disk; the same order on every machine."""
 
-    name: str
-    domain: Domain
+    name: str  # of DOMAINS
     labels: tuple[str, ...]
     paths: tuple[Path, ...]
     targets: IntArray  # (N,) numbers of `labels`
@@ -62,7 +62,6 @@ class Collection:
         """Those photos alone, in that order."""
         return Collection(
             name=self.name,
-            domain=self.domain,
             labels=self.labels,
             paths=tuple(self.paths[row] for row in rows),
             targets=self.targets[rows],
@@ -79,7 +78,6 @@ def solar_cells() -> Collection:
     rows = [line.split() for line in (data / "labels.csv").read_text("utf-8").splitlines()]
     return Collection(
         name="elpv",
-        domain="far",
         labels=("defective", "sound"),
         paths=tuple(data / name for name, _, _ in rows),
         targets=np.array([float(probability) < DEFECTIVE for _, probability, _ in rows], dtype=np.int64),
@@ -93,7 +91,6 @@ def stamps(root: Path) -> Collection:
         raise BenchFailed(f"{root} has no stamps in {', '.join(missing)}")
     return Collection(
         name="stamps",
-        domain="near",
         labels=tuple(found),
         paths=tuple(path for paths in found.values() for path in paths),
         targets=np.repeat(np.arange(len(found)), [len(paths) for paths in found.values()]),
