@@ -2,7 +2,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: install demo test check bench serve format clean
+.PHONY: install demo test check bench evidence serve format clean
 
 install: .venv/installed
 
@@ -28,6 +28,12 @@ check: install
 # Twenty minutes; --quick takes one, and says nothing about speed.
 bench: install
 	$(BIN)/python -m bench $(BENCH)
+
+# The evidence in docs/adaptation.md, an hour or two; it can be interrupted. EVIDENCE=--quick takes a minute.
+evidence: install
+	$(BIN)/python -m bench.adaptation three-ways $(EVIDENCE)
+	$(BIN)/python -m bench.adaptation map $(EVIDENCE)
+	$(BIN)/python -m bench.adaptation elpv $(EVIDENCE)
 
 serve: install
 	$(BIN)/polyhead serve

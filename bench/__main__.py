@@ -36,7 +36,8 @@ def main() -> int:
     said = arguments()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # through every `finally`: no server is left behind
     scale = QUICK if said.quick else FULL
-    where = report.machine(scale, datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"))
+    now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    where = report.machine(scale=scale.name, backbone=scale.backbone, date=now)
     began = time.monotonic()
     folder = Path(tempfile.mkdtemp(prefix="polyhead-bench-"))
     try:

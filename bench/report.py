@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from bench.rows import Row, number, shown
-from bench.scale import Scale
 
 PACKAGES = (
     "litserve",
@@ -58,7 +57,8 @@ class Machine:
         return self.load_before > BUSY
 
 
-def machine(scale: Scale, date: str) -> Machine:
+def machine(*, scale: str, backbone: str, date: str, program: str = "bench") -> Machine:
+    """Args: program: that `python -m` was given."""
     lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines() if Path("/proc/cpuinfo").exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     git = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)  # noqa: S607
@@ -70,9 +70,9 @@ def machine(scale: Scale, date: str) -> Machine:
         load_before=os.getloadavg()[0],
         versions={name: _version(name) for name in PACKAGES},
         commit=git.stdout.strip() or "unknown",
-        command=shlex.join(["python", "-m", "bench", *sys.argv[1:]]),
-        scale=scale.name,
-        backbone=scale.backbone,
+        command=shlex.join([".venv/bin/python", "-m", program, *sys.argv[1:]]),
+        scale=scale,
+        backbone=backbone,
         date=date,
     )
 
