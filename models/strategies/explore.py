@@ -29,7 +29,7 @@ from models.strategies.head import check_train, rows_in
 from models.strategies.imbalance import Weighting, weigh
 from models.strategies.objective import objective
 from models.strategies.options import TrainingOptions
-from models.strategies.strength import DEFAULT, STRENGTHS, fit_one, judge
+from models.strategies.strength import DEFAULT, STRENGTHS, Search, fit_one, judge
 from models.strategies.training import Lesson, Report, Source, Trained, train
 from models.trainable import check_trainable, evaluation_rule
 
@@ -188,27 +188,27 @@ def attempt_on(
     """Start from the exact head, train. Args: strength: of that head; None: `held` chooses it."""
     dataset, options = recipe.dataset, recipe.options
     targets = dataset.targets[rows]
-    weighting = weigh(dataset.kind, targets, len(dataset.labels))
+    weighting = weigh(dataset.kind, targets, len(dataset.labels), options.class_weight)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(options.seed)
         network = recipe.build()
         if recipe.exact_start:
             with threadpool_limits(limits=1, user_api="blas"):
-                strength = _strength(dataset, rows, held) if strength is None else strength
-                head, _ = fit_one(dataset, rows, strength)
+                search = Search(class_weight=options.class_weight)
+                strength = _strength(dataset, rows, held, search) if strength is None else strength
+                head, _ = fit_one(dataset, rows, strength, options.class_weight)
             scaled = started_from(head.head(dataset.labels), dataset.embeddings[rows], targets)
         else:
             outputs = len(dataset.labels) or 1
             scaled = random_head(dataset.kind, dataset.embeddings.shape[1], outputs, targets)
     adapted = Adapted(network, recipe.blocks, scaled).to(recipe.device)
-    counted = weighting if options.class_weight == "auto" else _alike(weighting)
     scales = {"centre": scaled.centre, "spread": scaled.spread}
     lesson = Lesson(
         kind=dataset.kind,
         targets=dataset.targets,
         source=recipe.source,
         objective=objective(
-            dataset.kind, dataset.targets, counted, smoothing=options.label_smoothing, **scales
+            dataset.kind, dataset.targets, weighting, smoothing=options.label_smoothing, **scales
         ),
         options=options,
         unfreeze_every=recipe.unfreeze_every,
@@ -219,14 +219,14 @@ def attempt_on(
         lesson,
         rows,
         held,
-        judge=objective(dataset.kind, dataset.targets, counted, **scales),
+        judge=objective(dataset.kind, dataset.targets, weighting, **scales),
         budget=budget,
         report=report,
         reserve=reserve,
         stop_after=stop_after,
     )
     return Attempt(
-        adapted=adapted, trained=trained, rows=rows, held=held, strength=strength, weighting=counted
+        adapted=adapted, trained=trained, rows=rows, held=held, strength=strength, weighting=weighting
     )
 
 
@@ -237,13 +237,8 @@ def scores_of(recipe: Recipe, logits: FloatArray | None, count: int) -> FloatArr
     return answers(recipe.dataset.kind, logits)
 
 
-def _strength(dataset: Dataset, rows: IntArray, held: IntArray) -> float:
+def _strength(dataset: Dataset, rows: IntArray, held: IntArray, search: Search) -> float:
     if not len(held):
         return STRENGTHS[DEFAULT]
-    (judged,), _ = judge(dataset, rows, [held])
+    (judged,), _ = judge(dataset, rows, [held], search)
     return STRENGTHS[judged.chosen]
-
-
-def _alike(weighting: Weighting) -> Weighting:
-    """Every example counts 1."""
-    return replace(weighting, table=(weighting.table > 0).astype(np.float64), applied=False)

@@ -18,7 +18,8 @@ from models.identity import BackboneIdentity
 from models.prepare import check_reference, prepare_backbone
 from models.preprocess import DecodedImage, decode_image, perceptual_hash
 from models.runtime import HeadSession, PreparedBackbone, Runtime, open_runtime
-from models.strategies.head import HeadOptions, fit_head
+from models.strategies.head import fit_head
+from models.strategies.options import HeadOptions
 from service.trainer.child import Report
 from service.trainer.jobs import (
     BackboneJob,

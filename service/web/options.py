@@ -7,7 +7,7 @@ from typing import Any
 
 from models.errors import InvalidOption
 from models.identity import AS_IT_IS
-from models.strategies.options import OPTIONS
+from models.strategies.options import HEADS, kind_of
 from models.tails import Tails, TailShape, check_rank, views_within
 from service.errors import InvalidField
 from service.schemas.runs import CreateRun
@@ -19,17 +19,19 @@ COMMON = frozenset({"strategy", "publish", "dry_run", "force"})  # fields of a r
 def canonical_options(body: CreateRun) -> dict[str, Any]:
     """Every option of the strategy: equal requests give equal ones, however much they spell out.
 
-    Raises: InvalidField: one that the strategy doesn't have. InvalidOption: a value that can't be used.
+    Raises: InvalidField: one that the strategy, or its solver, doesn't have. InvalidOption: a value that
+            can't be used.
     """
-    kind = OPTIONS.get(body.strategy)
-    known = {"seed"} if kind is None else {field.name for field in fields(kind)}
     given = {name: getattr(body, name) for name in body.model_fields_set - COMMON}
+    kind = kind_of(body.strategy, given)
+    known = {field.name for field in fields(kind)}
     for name in sorted(given):
         if name not in known:
-            raise InvalidField(f"strategy {body.strategy} has no option {name}", pointer=f"/{name}")
+            solver = next((f" with solver {name}" for name, each in HEADS.items() if each is kind), "")
+            raise InvalidField(f"strategy {body.strategy}{solver} has no option {name}", pointer=f"/{name}")
     if given.get("average_flips"):
         raise InvalidOption("average_flips", "is not served yet: leave it false")
-    return {"seed": body.seed} if kind is None else asdict(kind(**given))
+    return asdict(kind(**given))
 
 
 def tail_of(
@@ -52,7 +54,10 @@ def tail_of(
 def trainable_parameters(
     task: Task, embedding_dim: int, tail: TailShape | None, options: dict[str, Any]
 ) -> int:
-    head = (len(task.classes) or 1) * (embedding_dim + 1)
+    outputs, hidden = len(task.classes) or 1, options.get("hidden")
+    if hidden is not None:
+        return int(hidden * (embedding_dim + 1) + outputs * (hidden + 1))
+    head = outputs * (embedding_dim + 1)
     if tail is None:
         return head
     return head + (options["rank"] * tail.rank_parameters if "rank" in options else tail.parameters)

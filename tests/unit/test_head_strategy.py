@@ -13,15 +13,16 @@ from models.errors import UntrainableData
 from models.evaluate import evaluate
 from models.head import LinearHead
 from models.splits import assign_folds
-from models.strategies.head import HeadOptions, fit_head
+from models.strategies.head import fit_head
+from models.strategies.options import HeadOptions
 from models.strategies.strength import judge_nested
 from tests.unit.datasets import DIGITS, digit_properties, digits, ink, make_dataset, standardised
 
 BACKBONE = 3_000_000
 
 
-def fit(dataset, seed=0, report=lambda _: None, **more):
-    options = HeadOptions(seed=seed)
+def fit(dataset, seed=0, report=lambda _: None, l2=None, class_weight="auto", **more):
+    options = HeadOptions(seed=seed, l2=l2, class_weight=class_weight)
     return fit_head(dataset, options, total_backbone_parameters=BACKBONE, report=report, **more)
 
 
@@ -67,6 +68,32 @@ def test_what_is_scored_has_seen_train_only():
     model.fit(scaled[train], dataset.targets[train])
     assert result.evaluated_scores == pytest.approx(model.predict_proba(scaled[test]), abs=2e-3)
     assert result.evaluated_ids == tuple(np.array(dataset.ids)[test])
+
+
+@pytest.mark.parametrize("dataset", [digits(400), few(), digit_properties(300), ink(200)])
+def test_a_strength_that_is_given_is_not_chosen(dataset):
+    result = fit(dataset, l2=0.7)
+    strength = result.decision["strength"]
+    assert (strength["chosen"], strength["chosen_by"], strength["at_edge"]) == (0.7, "the request", False)
+    assert [entry["strength"] for entry in result.history] == [0.7]
+    assert set(strength.get("chosen_per_fold", [0.7])) == {0.7}
+    chosen = fit(dataset)
+    same = fit(dataset, l2=chosen.decision["strength"]["chosen"])
+    assert same.head.weight.tobytes() == chosen.head.weight.tobytes()
+
+
+def test_a_class_weight_that_is_given_reaches_the_served_head():
+    """A rare class that weighs as much as the common one is answered more often."""
+    both = digits(400, classes=2)
+    rows = np.concatenate([np.flatnonzero(both.targets == 0), np.flatnonzero(both.targets == 1)[:30]])
+    noise = np.random.default_rng(0).normal(0, 12, (len(rows), 64))
+    dataset = make_dataset("multiclass", both.labels, both.embeddings[rows] + noise, both.targets[rows])
+    shares = {}
+    for rule in ("none", "auto", "balanced"):
+        result = fit(dataset, l2=1.0, class_weight=rule)
+        assert result.decision["class_weighting"]["applied"] == (rule != "none")
+        shares[rule] = result.head.predict(dataset.embeddings)[:, 1].mean()
+    assert shares["none"] < shares["auto"] < shares["balanced"]
 
 
 @pytest.mark.parametrize("dataset", [digits(400), few(), digit_properties(300), ink(200)])

@@ -101,6 +101,17 @@ def test_classes_are_weighted_from_a_ratio_of_three_on():
     assert 90 * common + 10 * rare == pytest.approx(100)
 
 
+def test_classes_are_weighted_as_asked_for():
+    targets = np.array([0] * 20 + [1] * 10)
+    common, rare = weigh("multiclass", targets, 2, "balanced").of(np.array([0, 1]))
+    assert rare / common == pytest.approx(2)
+    assert 20 * common + 10 * rare == pytest.approx(30)
+    assert not weigh("multiclass", np.array([0] * 90 + [1] * 10), 2, "none").applied
+    labels = np.array([[True]] * 9 + [[False]])
+    weights = weigh("multilabel", labels, 1, "balanced").of(labels)
+    assert weights[0, 0] * 9 == pytest.approx(weights[9, 0])
+
+
 def test_labels_are_weighted_one_by_one():
     targets = np.zeros((100, 2), dtype=np.bool_)
     targets[:4, 0] = targets[:50, 1] = True
