@@ -17,7 +17,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state
 
 from models.arrays import FloatArray, UInt8Array
 from models.errors import ExportError
-from models.head import Kind, LinearHead
+from models.head import HiddenLayer, Kind, LinearHead
 from models.identity import BackboneIdentity
 
 IR_VERSION = 10
@@ -59,26 +59,36 @@ def head_metadata(
     }
 
 
-def head_onnx(head: LinearHead, *, metadata: Mapping[str, str]) -> bytes:
+def head_onnx(head: LinearHead, *, metadata: Mapping[str, str], hidden: HiddenLayer | None = None) -> bytes:
     """The head as a file: `embedding` float (N, D) -> `logits` and `probabilities` (N, C), or `value` (N, 1).
 
+    Args:   hidden: of an MLP, what lies below the head.
     Raises: ExportError: onnx' checker refuses it.
     """
     classes, width = head.weight.shape
     linear = "value" if head.kind == "regression" else "logits"
-    nodes = [helper.make_node("Gemm", [EMBEDDING, "weight", "bias"], [linear], transB=1)]
+    tensors = {"weight": head.weight, "bias": head.bias}
+    below, features = list[Any](), EMBEDDING
+    if hidden is not None:
+        width, features = hidden.weight.shape[1], "hidden"
+        tensors |= {"hidden_weight": hidden.weight, "hidden_bias": hidden.bias}
+        below = [
+            helper.make_node("Gemm", [EMBEDDING, "hidden_weight", "hidden_bias"], ["sums"], transB=1),
+            helper.make_node("Relu", ["sums"], [features]),
+        ]
+    nodes = [helper.make_node("Gemm", [features, "weight", "bias"], [linear], transB=1)]
     if head.kind == "multiclass":
         nodes.append(helper.make_node("Softmax", [linear], ["probabilities"], axis=1))
     elif head.kind == "multilabel":
         nodes.append(helper.make_node("Sigmoid", [linear], ["probabilities"]))
     graph = helper.make_graph(
-        nodes,
+        [*below, *nodes],
         "head",
         [helper.make_tensor_value_info(EMBEDDING, TensorProto.FLOAT, ["N", width])],
         [helper.make_tensor_value_info(node.output[0], TensorProto.FLOAT, ["N", classes]) for node in nodes],
         [
-            numpy_helper.from_array(np.ascontiguousarray(head.weight, dtype=np.float32), "weight"),
-            numpy_helper.from_array(np.ascontiguousarray(head.bias, dtype=np.float32), "bias"),
+            numpy_helper.from_array(np.ascontiguousarray(array, dtype=np.float32), name)
+            for name, array in tensors.items()
         ],
     )
     model = helper.make_model(

@@ -50,6 +50,8 @@ class Recipe:
     unfreeze_every: int | None = None
     single_lr: bool = False
     exact_start: bool = True
+    width: int | None = None  # of what `build` gives; None: the backbone's embeddings
+    prepare: Callable[[Any, IntArray], None] | None = None  # tells what `build` gave the rows it trains on
     device: str = "cpu"
 
 
@@ -192,6 +194,8 @@ def attempt_on(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(options.seed)
         network = recipe.build()
+        if recipe.prepare is not None:
+            recipe.prepare(network, rows)
         if recipe.exact_start:
             with threadpool_limits(limits=1, user_api="blas"):
                 search = Search(class_weight=options.class_weight)
@@ -199,8 +203,8 @@ def attempt_on(
                 head, _ = fit_one(dataset, rows, strength, options.class_weight)
             scaled = started_from(head.head(dataset.labels), dataset.embeddings[rows], targets)
         else:
-            outputs = len(dataset.labels) or 1
-            scaled = random_head(dataset.kind, dataset.embeddings.shape[1], outputs, targets)
+            width = recipe.width or dataset.embeddings.shape[1]
+            scaled = random_head(dataset.kind, width, len(dataset.labels) or 1, targets)
     adapted = Adapted(network, recipe.blocks, scaled).to(recipe.device)
     scales = {"centre": scaled.centre, "spread": scaled.spread}
     lesson = Lesson(
