@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime as ort
+from google.protobuf.message import DecodeError
 from onnx import TensorProto, compose, helper, numpy_helper
 from onnxruntime.capi import onnxruntime_pybind11_state
 
 from models.arrays import FloatArray, UInt8Array
-from models.errors import ExportError
+from models.errors import ExportError, InvalidHead
 from models.head import HiddenLayer, Kind, LinearHead
 from models.identity import BackboneIdentity
 
@@ -95,6 +96,22 @@ def head_onnx(head: LinearHead, *, metadata: Mapping[str, str], hidden: HiddenLa
         graph, producer_name="polyhead", ir_version=IR_VERSION, opset_imports=[helper.make_opsetid("", OPSET)]
     )
     return checked(model, metadata)
+
+
+def read_linear_head(data: bytes) -> LinearHead:
+    """The inverse of `head_onnx`. Raises: InvalidHead: damaged, or not one linear map."""
+    try:
+        model = onnx.load_from_string(data)
+        metadata = {entry.key: entry.value for entry in model.metadata_props}
+        tensors = {each.name: numpy_helper.to_array(each) for each in model.graph.initializer}
+        linear = model.graph.node[0]
+        if linear.op_type != "Gemm" or list(linear.input) != [EMBEDDING, "weight", "bias"]:
+            raise InvalidHead("it is not one linear map of an embedding")
+        kind: Any = metadata["kind"]
+        labels = tuple(json.loads(metadata["labels"]))
+        return LinearHead(kind=kind, labels=labels, weight=tensors["weight"], bias=tensors["bias"])
+    except (DecodeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise InvalidHead("it is no file of a head") from error
 
 
 def model_onnx(backbone: bytes | Path, head: bytes) -> bytes:

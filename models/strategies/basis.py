@@ -43,6 +43,10 @@ class Basis:
         weight = (self.rotation @ coefficients / self.scale[:, None]).T
         return weight, bias - weight @ self.mean
 
+    def fold(self, weight: Floats, bias: Floats) -> tuple[Floats, Floats]:
+        """The inverse of `unfold`, where the basis spans the weight; else what of it the basis can say."""
+        return self.rotation.T @ (self.scale[:, None] * weight.T), bias + weight @ self.mean
+
 
 def fit_basis(embeddings: FloatArray, precision: type[np.floating[Any]]) -> Basis:
     """Args: embeddings: (n, D) float32, n >= 1; precision: of the features, np.float32 or np.float64."""

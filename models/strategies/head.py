@@ -22,6 +22,7 @@ from models.head import LinearHead
 from models.losses import THRESHOLD
 from models.splits import assign_folds, assign_splits, folds_within
 from models.strategies.imbalance import RULES, Weighting
+from models.strategies.linear import SERVING, LinearModel
 from models.strategies.options import HeadOptions
 from models.strategies.strength import (
     CRITERIA,
@@ -29,6 +30,7 @@ from models.strategies.strength import (
     Nested,
     Search,
     fit_one,
+    in_float64,
     judge,
     judge_in_folds,
     judge_nested,
@@ -38,6 +40,9 @@ from models.trainable import check_trainable, evaluation_rule
 FOLDS = 5
 FOLDS_OF_MANY = 3
 MANY = 5_000  # examples above which 3 folds do
+
+NOTHING = "nothing"  # where the fit of the served head began
+PREVIOUS = "previous head"
 
 Report = Callable[[dict[str, Any]], None]
 
@@ -66,10 +71,13 @@ def fit_head(
     total_backbone_parameters: int,
     report: Report,
     min_examples_per_class: int = 2,
+    start: LinearHead | None = None,
 ) -> FitResult:
     """Train and evaluate a head; the same arguments give the same head, bit for bit.
 
-    Args:   report: called with {"phase", "candidate"?, "candidates"?, "score"?} as the work goes on.
+    Args:   report: called with {"phase", "candidate"?, "candidates"?, "score"?} as the work goes on;
+            start: an earlier head of the same task, from which the served one is reached sooner; ignored
+            where it is of no use. What is scored never starts from it: it may have seen test examples.
     Raises: UntrainableData: too few classes or examples, or the user's splits leave too few to train on.
     """
     check_trainable(dataset.kind, dataset.per_class, len(dataset), min_examples_per_class)
@@ -80,7 +88,7 @@ def fit_head(
         mode, because = evaluation_rule(dataset.kind, dataset.per_class, len(dataset), set(dataset.splits))
         rng = np.random.default_rng(options.seed)
         fit = _out_of_fold if mode == "out_of_fold" else _held_out
-        result = fit(dataset, Search.of(options), rng, report)
+        result = fit(dataset, Search.of(options), rng, report, _usable(start, dataset))
     decision = {
         "inputs": inputs_of(dataset),
         "solver": options.solver,
@@ -94,6 +102,17 @@ def fit_head(
     )
 
 
+def _usable(start: LinearHead | None, dataset: Dataset) -> LinearHead | None:
+    """A ridge regression has a closed form, and needs none."""
+    if start is None or dataset.kind == "regression" or start.kind != dataset.kind:
+        return None
+    fits = start.labels == dataset.labels and start.weight.shape == (
+        len(dataset.labels), dataset.embeddings.shape[1]
+    )  # fmt: skip
+    finite = np.isfinite(start.weight).all() and np.isfinite(start.bias).all()
+    return start if fits and finite else None
+
+
 def inputs_of(dataset: Dataset) -> dict[str, Any]:
     return {
         "examples": len(dataset),
@@ -105,7 +124,9 @@ def inputs_of(dataset: Dataset) -> dict[str, Any]:
     }
 
 
-def _held_out(dataset: Dataset, search: Search, rng: np.random.Generator, report: Report) -> FitResult:
+def _held_out(
+    dataset: Dataset, search: Search, rng: np.random.Generator, report: Report, start: LinearHead | None
+) -> FitResult:
     report({"phase": "splitting"})
     assigned = assign_splits(dataset, rng)
     rows = {name: rows_in(assigned.splits, name) for name in SPLITS}
@@ -125,7 +146,7 @@ def _held_out(dataset: Dataset, search: Search, rng: np.random.Generator, report
     scores = scored.head(dataset.labels).predict(dataset.embeddings[test])
     report({"phase": "refitting"})
     fitted = np.sort(np.concatenate([train, validation]))
-    served, weighting = fit_one(dataset, fitted, strength, class_weight)
+    served, weighting, began = _serve(dataset, fitted, search, judged, start)
     return _result(
         dataset,
         head=served.head(dataset.labels),
@@ -136,6 +157,7 @@ def _held_out(dataset: Dataset, search: Search, rng: np.random.Generator, report
         history=_history(dataset, search, judged),
         decision={
             "split": {name: len(members) for name, members in rows.items()},
+            "start": began,
             "strength": _choice(dataset, search, judged, chosen_by),
             "class_weighting": weighting_record(weighting),
             "warnings": list(assigned.warnings),
@@ -143,15 +165,16 @@ def _held_out(dataset: Dataset, search: Search, rng: np.random.Generator, report
     )
 
 
-def _out_of_fold(dataset: Dataset, search: Search, rng: np.random.Generator, report: Report) -> FitResult:
+def _out_of_fold(
+    dataset: Dataset, search: Search, rng: np.random.Generator, report: Report, start: LinearHead | None
+) -> FitResult:
     report({"phase": "splitting"})
     folds = assign_folds(dataset, FOLDS if len(dataset) <= MANY else FOLDS_OF_MANY, rng)
     report({"phase": "fitting"})
     nested = judge_nested(dataset, folds.numbers, _progress(report), search)
     report({"phase": "refitting"})
     everything = np.arange(len(dataset))
-    strength = search.strengths[nested.judged.chosen]
-    served, weighting = fit_one(dataset, everything, strength, search.class_weight)
+    served, weighting, began = _serve(dataset, everything, search, nested.judged, start)
     ignored = (
         [f"{given} splits given are not used: too few examples for a test split"]
         if (given := sum(split is not None for split in dataset.splits))
@@ -166,12 +189,23 @@ def _out_of_fold(dataset: Dataset, search: Search, rng: np.random.Generator, rep
         split_digest=folds.digest,
         history=_history(dataset, search, nested.judged),
         decision={
+            "start": began,
             "folds": {"count": folds.count, "sizes": np.bincount(folds.numbers).tolist()},
             "strength": _choice(dataset, search, nested.judged, "cross-validation") | _inner(search, nested),
             "class_weighting": weighting_record(weighting),
             "warnings": [*folds.warnings, *ignored],
         },
     )
+
+
+def _serve(
+    dataset: Dataset, rows: IntArray, search: Search, judged: Judged, start: LinearHead | None
+) -> tuple[LinearModel, Weighting, str]:
+    """The model that is served, and where its fit began."""
+    usable = start if in_float64(dataset, rows) else None
+    strength = search.strengths[judged.chosen]
+    served, weighting = fit_one(dataset, rows, strength, search.class_weight, tolerance=SERVING, start=usable)
+    return served, weighting, NOTHING if usable is None else PREVIOUS
 
 
 def rows_in(splits: tuple[SplitName, ...], name: SplitName) -> IntArray:

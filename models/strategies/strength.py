@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 
 from models.arrays import FloatArray, IntArray
 from models.dataset import Dataset
-from models.head import answers
+from models.head import LinearHead, answers
 from models.losses import CERTAIN
 from models.strategies.basis import Floats, fit_basis
 from models.strategies.imbalance import Weighting, weigh
-from models.strategies.linear import CHOOSING, SERVING, SERVING_FLOAT32, LinearModel, fit_path
+from models.strategies.linear import CHOOSING, SCORING, SERVING_FLOAT32, LinearModel, fit_path
 from models.strategies.options import ClassWeight, HeadOptions
 
 # for examples of squared norm 1, strongest first; at 100, what can't be learned is answered by the mean
@@ -195,15 +195,34 @@ def judge_nested(dataset: Dataset, folds: IntArray, progress: Progress, search: 
     return Nested(scores=scores, chosen=[judged.chosen for judged in inner], judged=total)
 
 
+def in_float64(dataset: Dataset, rows: IntArray) -> bool:
+    """Whether `fit_one` computes so precisely that its optimum doesn't depend on where it started."""
+    return len(rows) * min(len(rows), dataset.embeddings.shape[1]) <= EXACT
+
+
 def fit_one(
-    dataset: Dataset, rows: IntArray, strength: float, class_weight: ClassWeight = "auto"
+    dataset: Dataset,
+    rows: IntArray,
+    strength: float,
+    class_weight: ClassWeight = "auto",
+    *,
+    tolerance: float = SCORING,
+    start: LinearHead | None = None,
 ) -> tuple[LinearModel, Weighting]:
-    """The model of one strength, fitted tightly: it is scored, or served."""
-    exact = len(rows) * min(len(rows), dataset.embeddings.shape[1]) <= EXACT
+    """The model of one strength, fitted tightly: it is scored, or served.
+
+    Args: start: as of `fit_path`; not used where rounding would make the optimum depend on it.
+    """
+    exact = in_float64(dataset, rows)
     basis = fit_basis(dataset.embeddings[rows], np.float64 if exact else np.float32)
     weighting = weigh(dataset.kind, dataset.targets[rows], len(dataset.labels), class_weight)
-    tolerance = SERVING if exact else SERVING_FLOAT32
     path = fit_path(
-        dataset.kind, basis, dataset.targets[rows], weighting, strengths=(strength,), tolerance=tolerance
+        dataset.kind,
+        basis,
+        dataset.targets[rows],
+        weighting,
+        strengths=(strength,),
+        tolerance=tolerance if exact else SERVING_FLOAT32,
+        start=start if exact else None,
     )
     return next(path), weighting

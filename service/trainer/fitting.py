@@ -8,18 +8,28 @@ import hashlib
 import math
 import os
 import time
+from dataclasses import replace
 
 import numpy as np
 
 from models.arrays import FloatArray
-from models.errors import PolyheadError
+from models.errors import InvalidHead, PolyheadError
 from models.evaluate import align_scores, compare
-from models.export import TOLERANCE, check_parity, head_metadata, head_onnx, model_onnx, stamped
+from models.export import (
+    TOLERANCE,
+    check_parity,
+    head_metadata,
+    head_onnx,
+    model_onnx,
+    read_linear_head,
+    stamped,
+)
+from models.head import LinearHead
 from models.identity import BackboneIdentity
 from models.prepare import check_reference, prepare_backbone
 from models.preprocess import DecodedImage, decode_image, perceptual_hash
 from models.runtime import HeadSession, PreparedBackbone, Runtime, open_runtime
-from models.strategies.head import fit_head
+from models.strategies.head import PREVIOUS, fit_head
 from models.strategies.options import AdamHeadOptions, HeadOptions
 from service.trainer.child import Report
 from service.trainer.jobs import (
@@ -91,8 +101,19 @@ def fit(job: FitJob, report: Report) -> Fitted:
         total_backbone_parameters=job.total_backbone_parameters,
         report=report,
         min_examples_per_class=job.min_examples_per_class,
+        start=_start_of(job),
     )
+    if job.start is not None and result.decision["start"] == PREVIOUS:
+        result = replace(result, decision=result.decision | {"start_version": job.start[0]})
     return fitted_of(result, seed=options.seed)
+
+
+def _start_of(job: FitJob) -> LinearHead | None:
+    """A file that can't be read is worth no failed run: the fit then starts from nothing."""
+    try:
+        return None if job.start is None else read_linear_head(job.start[1])
+    except InvalidHead:
+        return None
 
 
 def _fit_by_adam(job: FitJob, report: Report) -> Fitted:

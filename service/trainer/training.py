@@ -13,7 +13,14 @@ from models.strategies import STRATEGIES
 from service.errors import StrategyNotAvailable
 from service.store.keys import head_key, predictions_key
 from service.store.records import NewVersion, Run
-from service.trainer.gathering import Snapshot, dataset_of, embeddings_of, sample_images, take_snapshot
+from service.trainer.gathering import (
+    Snapshot,
+    dataset_of,
+    embeddings_of,
+    previous_head,
+    sample_images,
+    take_snapshot,
+)
 from service.trainer.jobs import (
     EXPORT,
     FIT,
@@ -78,6 +85,7 @@ class _Training:
         """Fit, and give the examples that had no split theirs, which stays."""
         job = FitJob(
             dataset=dataset,
+            start=previous_head(snapshot, self.bench),
             options=self.run.options,
             total_backbone_parameters=self.bench.identity.total_parameters,
             min_examples_per_class=self.bench.settings.min_examples_per_class,

@@ -89,6 +89,15 @@ def test_float32_is_as_good_as_float64(dataset):
     assert np.abs(difference).max() < 5e-3
 
 
+@pytest.mark.parametrize("dataset", [digits(200), digit_properties(200)], ids=["multiclass", "multilabel"])
+def test_a_head_folds_back_into_the_basis_that_it_came_from(dataset):
+    head, _ = head_of(dataset, 0.3)
+    basis = fit_basis(dataset.embeddings, np.float64)
+    weight, bias = basis.unfold(*basis.fold(head.weight.astype(float), head.bias.astype(float)))
+    assert weight == pytest.approx(head.weight, abs=1e-5)
+    assert bias == pytest.approx(head.bias, abs=1e-4)
+
+
 def test_classes_are_weighted_from_a_ratio_of_three_on():
     even = weigh("multiclass", np.array([0] * 30 + [1] * 10), 2)
     assert not even.applied

@@ -9,7 +9,7 @@ import pytest
 from models.runtime import HeadSession
 from models.strategies.options import AdamHeadOptions, HeadOptions
 from service.trainer.gathering import dataset_of, embeddings_of, take_snapshot
-from tests.integration.trainer.tasks import add, colours, new_task, picture, queue_training
+from tests.integration.trainer.tasks import add, coloured, colours, new_task, picture, queue_training
 
 EPOCHS = {"epochs": 30, "lr": 0.02}
 
@@ -68,6 +68,37 @@ def test_a_linear_head_by_adam_is_a_file_like_the_exact_ones(bench, work, task):
         for key in (exact.head_key, adam.head_key)
     ]
     assert names[0] == names[1] == ["logits", "probabilities"]
+
+
+def retrain(bench, work, task, seed):
+    """With one more example. Returns: the version."""
+    add(bench, task, [(coloured("red", 9000 + seed), {"labels": ("red",)})])
+    queue(bench, task, HeadOptions())
+    run = work()
+    assert run.state == "succeeded", run.error
+    return bench.store.versions.get(task, run.version)
+
+
+def test_a_refit_starts_from_the_newest_linear_head_of_the_same_labels(bench, work, task):
+    assert retrain(bench, work, task, 1).decision["start"] == "nothing"
+    second = retrain(bench, work, task, 2)
+    assert (second.decision["start"], second.decision["start_version"]) == ("previous head", 1)
+    queue(bench, task, AdamHeadOptions(hidden=4, epochs=1))
+    assert work().version == 3
+    assert retrain(bench, work, task, 3).decision["start_version"] == 2
+    add(bench, task, [(coloured("yellow", number), {"labels": ("yellow",)}) for number in range(25)])
+    assert retrain(bench, work, bench.store.tasks.get_by_id(task.id), 4).decision["start"] == "nothing"
+
+
+@pytest.mark.parametrize("damage", ["missing", "other-bytes"])
+def test_a_previous_file_that_is_lost_or_damaged_fails_no_run(bench, work, task, damage):
+    first = retrain(bench, work, task, 1)
+    bench.store.blobs.delete(first.head_key)
+    if damage == "other-bytes":
+        bench.store.blobs.put_new(first.head_key, b"no head")
+    second = retrain(bench, work, task, 2)
+    assert second.decision["start"] == "nothing"
+    assert "start_version" not in second.decision
 
 
 @pytest.mark.parametrize("kind", ["multilabel", "regression"])
