@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime as ort
+from google.protobuf.message import DecodeError
 from onnx import TensorProto, compose, helper, numpy_helper
 from onnxruntime.capi import onnxruntime_pybind11_state
 
 from models.arrays import FloatArray, UInt8Array
-from models.errors import ExportError
-from models.head import Kind, LinearHead
+from models.errors import ExportError, InvalidHead
+from models.head import HiddenLayer, Kind, LinearHead
 from models.identity import AS_IT_IS, LARGEST, PIXELS, BackboneIdentity
 
 IR_VERSION = 10
@@ -74,32 +75,58 @@ def output_names(kind: Kind) -> tuple[str, ...]:
     return ("value",) if kind == "regression" else ("logits", "probabilities")
 
 
-def head_onnx(head: LinearHead, *, metadata: Mapping[str, str]) -> bytes:
+def head_onnx(head: LinearHead, *, metadata: Mapping[str, str], hidden: HiddenLayer | None = None) -> bytes:
     """The head as a file: `embedding` float (N, D) -> `logits` and `probabilities` (N, C), or `value` (N, 1).
 
+    Args:   hidden: of an MLP, what lies below the head.
     Raises: ExportError: onnx' checker refuses it.
     """
     classes, width = head.weight.shape
     linear = "value" if head.kind == "regression" else "logits"
-    nodes = [helper.make_node("Gemm", [EMBEDDING, "weight", "bias"], [linear], transB=1)]
+    tensors = {"weight": head.weight, "bias": head.bias}
+    below, features = list[Any](), EMBEDDING
+    if hidden is not None:
+        width, features = hidden.weight.shape[1], "hidden"
+        tensors |= {"hidden_weight": hidden.weight, "hidden_bias": hidden.bias}
+        below = [
+            helper.make_node("Gemm", [EMBEDDING, "hidden_weight", "hidden_bias"], ["sums"], transB=1),
+            helper.make_node("Relu", ["sums"], [features]),
+        ]
+    nodes = [helper.make_node("Gemm", [features, "weight", "bias"], [linear], transB=1)]
     if head.kind == "multiclass":
         nodes.append(helper.make_node("Softmax", [linear], ["probabilities"], axis=1))
     elif head.kind == "multilabel":
         nodes.append(helper.make_node("Sigmoid", [linear], ["probabilities"]))
     graph = helper.make_graph(
-        nodes,
+        [*below, *nodes],
         "head",
         [helper.make_tensor_value_info(EMBEDDING, TensorProto.FLOAT, ["N", width])],
         [helper.make_tensor_value_info(node.output[0], TensorProto.FLOAT, ["N", classes]) for node in nodes],
         [
-            numpy_helper.from_array(np.ascontiguousarray(head.weight, dtype=np.float32), "weight"),
-            numpy_helper.from_array(np.ascontiguousarray(head.bias, dtype=np.float32), "bias"),
+            numpy_helper.from_array(np.ascontiguousarray(array, dtype=np.float32), name)
+            for name, array in tensors.items()
         ],
     )
     model = helper.make_model(
         graph, producer_name="polyhead", ir_version=IR_VERSION, opset_imports=[helper.make_opsetid("", OPSET)]
     )
     return checked(model, metadata)
+
+
+def read_linear_head(data: bytes) -> LinearHead:
+    """The inverse of `head_onnx`. Raises: InvalidHead: damaged, or not one linear map."""
+    try:
+        model = onnx.load_from_string(data)
+        metadata = {entry.key: entry.value for entry in model.metadata_props}
+        tensors = {each.name: numpy_helper.to_array(each) for each in model.graph.initializer}
+        linear = model.graph.node[0]
+        if linear.op_type != "Gemm" or list(linear.input) != [EMBEDDING, "weight", "bias"]:
+            raise InvalidHead("it is not one linear map of an embedding")
+        kind: Any = metadata["kind"]
+        labels = tuple(json.loads(metadata["labels"]))
+        return LinearHead(kind=kind, labels=labels, weight=tensors["weight"], bias=tensors["bias"])
+    except (DecodeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise InvalidHead("it is no file of a head") from error
 
 
 def model_onnx(backbone: bytes | Path, head: bytes) -> bytes:

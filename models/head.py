@@ -1,4 +1,4 @@
-"""What a trained head is: one linear map from an embedding to its task's answers."""
+"""What a trained head is: one linear map from an embedding to its task's answers, or an MLP's two."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -30,6 +30,22 @@ class LinearHead:
     def predict(self, embeddings: FloatArray) -> FloatArray:
         """(N, D) float32 -> (N, C) probabilities, or the (N, 1) value of a regression, float32."""
         return answers(self.kind, self.logits(embeddings))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class HiddenLayer:
+    """What an MLP has below its LinearHead; the standardisation it was trained with is folded in."""
+
+    weight: FloatArray  # (H, D)
+    bias: FloatArray  # (H,)
+
+    @property
+    def parameters(self) -> int:
+        return int(self.weight.size + self.bias.size)
+
+    def features(self, embeddings: FloatArray) -> FloatArray:
+        """(N, D) float32 -> (N, H) float32, after a ReLU."""
+        return np.maximum(embeddings @ self.weight.T + self.bias, 0).astype(np.float32)
 
 
 def answers(kind: Kind, logits: FloatArray) -> FloatArray:

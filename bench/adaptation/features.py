@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from bench.adaptation.images import Collection
-from models.arrays import IntArray, UInt8Array
+from models.arrays import HalfArray, IntArray, UInt8Array
 from models.backbone import Backbone, build_backbone
 from models.dataset import Dataset
 from models.identity import BackboneConfig
@@ -17,7 +17,6 @@ from models.prepare import prepare_backbone
 from models.prepared import PreparedBackbone, Runtime
 from models.preprocess import decode_image, perceptual_hash
 from models.runtime import open_runtime
-from models.strategies.sources import FeatureMaps
 from models.tail import Split, split_at
 from models.views import fill_feature_maps
 
@@ -77,7 +76,7 @@ class Features:
         """Raises: InvalidOption, NoTail."""
         return split_at(self.backbone, blocks)
 
-    def maps(self, split: Split, views: tuple[str, ...]) -> FeatureMaps:
+    def maps(self, split: Split, views: tuple[str, ...]) -> HalfArray:
         """(N, V, *stage shape) float16, memory-mapped."""
         path = self._kept(f"{split.stage}-{'+'.join(views).replace(' ', '-')}.npy")
         if not path.exists():
@@ -90,7 +89,7 @@ class Features:
             fill_feature_maps(self.runtime, self._batches(), split.stage, views, out)
             out.flush()
             partial.replace(path)
-        found: FeatureMaps = np.load(path, mmap_mode="r", allow_pickle=False)
+        found: HalfArray = np.load(path, mmap_mode="r", allow_pickle=False)
         return found
 
     @cached_property
@@ -128,7 +127,7 @@ class Features:
         return folder / name
 
 
-def rows_of(maps: FeatureMaps, rows: IntArray) -> FeatureMaps:
+def rows_of(maps: HalfArray, rows: IntArray) -> HalfArray:
     """Of some photos, in memory: a training reads them many times."""
-    found: FeatureMaps = np.ascontiguousarray(maps[rows])
+    found: HalfArray = np.ascontiguousarray(maps[rows])
     return found

@@ -14,9 +14,9 @@ from bench.adaptation.features import Features, rows_of
 from models.arrays import BoolArray, IntArray
 from models.head import LinearHead
 from models.strategies.finetune import fit_finetune
-from models.strategies.head import FitResult, HeadOptions, fit_head
+from models.strategies.head import FitResult, fit_head
 from models.strategies.last_block import fit_last_block
-from models.strategies.options import FinetuneOptions, LastBlockOptions, LoraOptions
+from models.strategies.options import FinetuneOptions, HeadOptions, LastBlockOptions, LoraOptions
 from models.strategies.sources import FeatureSource, PixelSource
 from models.strategies.training import ANSWERED, Source
 from models.views import views_of

@@ -43,12 +43,16 @@ class Basis:
         weight = (self.rotation @ coefficients / self.scale[:, None]).T
         return weight, bias - weight @ self.mean
 
+    def fold(self, weight: Floats, bias: Floats) -> tuple[Floats, Floats]:
+        """The inverse of `unfold`, where the basis spans the weight; else what of it the basis can say."""
+        return self.rotation.T @ (self.scale[:, None] * weight.T), bias + weight @ self.mean
+
 
 def fit_basis(embeddings: FloatArray, precision: type[np.floating[Any]]) -> Basis:
     """Args: embeddings: (n, D) float32, n >= 1; precision: of the features, np.float32 or np.float64."""
     count, width = embeddings.shape
-    mean = embeddings.mean(axis=0, dtype=np.float64)
-    scale = _scale(_spread(embeddings, mean)) * np.sqrt(width)
+    mean, scale = standardisation(embeddings)
+    scale = scale * np.sqrt(width)
     if count <= width:
         standardised = (embeddings - mean) / scale  # (n, D) float64: n <= D, so it is small
         power, left = eigh(standardised @ standardised.T, driver="evd", check_finite=False)
@@ -69,6 +73,12 @@ def fit_basis(embeddings: FloatArray, precision: type[np.floating[Any]]) -> Basi
         features=np.ascontiguousarray(features, dtype=precision),
         power=power,
     )
+
+
+def standardisation(embeddings: FloatArray) -> tuple[Floats, Floats]:
+    """What is subtracted from each feature, and what it is then divided by: (D,) each."""
+    mean = embeddings.mean(axis=0, dtype=np.float64)
+    return mean, _scale(_spread(embeddings, mean))
 
 
 def _spread(embeddings: FloatArray, mean: Floats) -> Floats:

@@ -29,7 +29,7 @@ from models.strategies.head import check_train, rows_in
 from models.strategies.imbalance import Weighting, weigh
 from models.strategies.objective import objective
 from models.strategies.options import TrainingOptions
-from models.strategies.strength import DEFAULT, STRENGTHS, fit_one, judge
+from models.strategies.strength import DEFAULT, STRENGTHS, Search, fit_one, judge
 from models.strategies.training import Lesson, Report, Source, Trained, train
 from models.trainable import check_trainable, evaluation_rule
 
@@ -51,6 +51,8 @@ class Recipe:
     single_lr: bool = False
     exact_start: bool = True
     start: Dataset | None = None  # the same with the embeddings of `build`'s network, where those are others
+    width: int | None = None  # of what `build` gives; None: the backbone's embeddings
+    prepare: Callable[[Any, IntArray], None] | None = None  # tells what `build` gave the rows it trains on
     device: str = "cpu"
 
 
@@ -246,27 +248,29 @@ def attempt_on(
     dataset, options = recipe.dataset, recipe.options
     start = recipe.start or dataset
     targets = dataset.targets[rows]
-    weighting = weigh(dataset.kind, targets, len(dataset.labels))
+    weighting = weigh(dataset.kind, targets, len(dataset.labels), options.class_weight)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(options.seed)
         network = recipe.build()
+        if recipe.prepare is not None:
+            recipe.prepare(network, rows)
         if recipe.exact_start:
             with threadpool_limits(limits=1, user_api="blas"):
-                strength = _strength(start, rows, held) if strength is None else strength
-                head, _ = fit_one(start, rows, strength)
+                search = Search(class_weight=options.class_weight)
+                strength = _strength(start, rows, held, search) if strength is None else strength
+                head, _ = fit_one(start, rows, strength, options.class_weight)
             scaled = started_from(head.head(dataset.labels), start.embeddings[rows], targets)
         else:
-            outputs = len(dataset.labels) or 1
-            scaled = random_head(dataset.kind, start.embeddings.shape[1], outputs, targets)
+            width = recipe.width or start.embeddings.shape[1]
+            scaled = random_head(dataset.kind, width, len(dataset.labels) or 1, targets)
     adapted = Adapted(network, recipe.blocks, scaled).to(recipe.device)
-    counted = weighting if options.class_weight == "auto" else _alike(weighting)
     scales = {"centre": scaled.centre, "spread": scaled.spread}
     lesson = Lesson(
         kind=dataset.kind,
         targets=dataset.targets,
         source=recipe.source,
         objective=objective(
-            dataset.kind, dataset.targets, counted, smoothing=options.label_smoothing, **scales
+            dataset.kind, dataset.targets, weighting, smoothing=options.label_smoothing, **scales
         ),
         options=options,
         unfreeze_every=recipe.unfreeze_every,
@@ -277,14 +281,14 @@ def attempt_on(
         lesson,
         rows,
         held,
-        judge=objective(dataset.kind, dataset.targets, counted, **scales),
+        judge=objective(dataset.kind, dataset.targets, weighting, **scales),
         budget=budget,
         report=report,
         reserve=reserve,
         stop_after=stop_after,
     )
     return Attempt(
-        adapted=adapted, trained=trained, rows=rows, held=held, strength=strength, weighting=counted
+        adapted=adapted, trained=trained, rows=rows, held=held, strength=strength, weighting=weighting
     )
 
 
@@ -295,13 +299,8 @@ def scores_of(recipe: Recipe, logits: FloatArray | None, count: int) -> FloatArr
     return answers(recipe.dataset.kind, logits)
 
 
-def _strength(dataset: Dataset, rows: IntArray, held: IntArray) -> float:
+def _strength(dataset: Dataset, rows: IntArray, held: IntArray, search: Search) -> float:
     if not len(held):
         return STRENGTHS[DEFAULT]
-    (judged,), _ = judge(dataset, rows, [held])
+    (judged,), _ = judge(dataset, rows, [held], search)
     return STRENGTHS[judged.chosen]
-
-
-def _alike(weighting: Weighting) -> Weighting:
-    """Every example counts 1."""
-    return replace(weighting, table=(weighting.table > 0).astype(np.float64), applied=False)

@@ -21,13 +21,16 @@ from models.evaluate import evaluate
 from models.head import LinearHead
 from models.losses import THRESHOLD
 from models.splits import assign_folds, assign_splits, folds_within
-from models.strategies.imbalance import BALANCE, IMBALANCED, Weighting
+from models.strategies.imbalance import RULES, Weighting
+from models.strategies.linear import SERVING, LinearModel
+from models.strategies.options import HeadOptions
 from models.strategies.strength import (
     CRITERIA,
-    STRENGTHS,
     Judged,
     Nested,
+    Search,
     fit_one,
+    in_float64,
     judge,
     judge_in_folds,
     judge_nested,
@@ -38,12 +41,10 @@ FOLDS = 5
 FOLDS_OF_MANY = 3
 MANY = 5_000  # examples above which 3 folds do
 
+NOTHING = "nothing"  # where the fit of the served head began
+PREVIOUS = "previous head"
+
 Report = Callable[[dict[str, Any]], None]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HeadOptions:
-    seed: int = 0  # of the split and the folds; the fits draw nothing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -70,10 +71,13 @@ def fit_head(
     total_backbone_parameters: int,
     report: Report,
     min_examples_per_class: int = 2,
+    start: LinearHead | None = None,
 ) -> FitResult:
     """Train and evaluate a head; the same arguments give the same head, bit for bit.
 
-    Args:   report: called with {"phase", "candidate"?, "candidates"?, "score"?} as the work goes on.
+    Args:   report: called with {"phase", "candidate"?, "candidates"?, "score"?} as the work goes on;
+            start: an earlier head of the same task, from which the served one is reached sooner; ignored
+            where it is of no use. What is scored never starts from it: it may have seen test examples.
     Raises: UntrainableData: too few classes or examples, or the user's splits leave too few to train on.
     """
     check_trainable(dataset.kind, dataset.per_class, len(dataset), min_examples_per_class)
@@ -84,9 +88,10 @@ def fit_head(
         mode, because = evaluation_rule(dataset.kind, dataset.per_class, len(dataset), set(dataset.splits))
         rng = np.random.default_rng(options.seed)
         fit = _out_of_fold if mode == "out_of_fold" else _held_out
-        result = fit(dataset, rng, report)
+        result = fit(dataset, Search.of(options), rng, report, _usable(start, dataset))
     decision = {
         "inputs": inputs_of(dataset),
+        "solver": options.solver,
         "evaluation": {"mode": mode, "because": because},
         **result.decision,
     }
@@ -95,6 +100,17 @@ def fit_head(
         decision=decision,
         total_parameters=total_backbone_parameters + result.trainable_parameters,
     )
+
+
+def _usable(start: LinearHead | None, dataset: Dataset) -> LinearHead | None:
+    """A ridge regression has a closed form, and needs none."""
+    if start is None or dataset.kind == "regression" or start.kind != dataset.kind:
+        return None
+    fits = start.labels == dataset.labels and start.weight.shape == (
+        len(dataset.labels), dataset.embeddings.shape[1]
+    )  # fmt: skip
+    finite = np.isfinite(start.weight).all() and np.isfinite(start.bias).all()
+    return start if fits and finite else None
 
 
 def inputs_of(dataset: Dataset) -> dict[str, Any]:
@@ -108,7 +124,9 @@ def inputs_of(dataset: Dataset) -> dict[str, Any]:
     }
 
 
-def _held_out(dataset: Dataset, rng: np.random.Generator, report: Report) -> FitResult:
+def _held_out(
+    dataset: Dataset, search: Search, rng: np.random.Generator, report: Report, start: LinearHead | None
+) -> FitResult:
     report({"phase": "splitting"})
     assigned = assign_splits(dataset, rng)
     rows = {name: rows_in(assigned.splits, name) for name in SPLITS}
@@ -116,18 +134,19 @@ def _held_out(dataset: Dataset, rng: np.random.Generator, report: Report) -> Fit
     check_train(dataset, train)
     report({"phase": "fitting"})
     if len(validation):
-        (judged,), _ = judge(dataset, train, [validation], progress=_progress(report))
+        (judged,), _ = judge(dataset, train, [validation], search, progress=_progress(report))
         chosen_by = "validation"
     else:  # the user left none: the training examples must do
         folds = folds_within(dataset, train, assigned.groups, min(FOLDS, len(train)), rng)
-        judged = judge_in_folds(dataset, folds, train, _progress(report))
+        judged = judge_in_folds(dataset, folds, train, search, _progress(report))
         chosen_by = "cross-validation within train"
-    strength = STRENGTHS[judged.chosen]
+    strength, class_weight = search.strengths[judged.chosen], search.class_weight
     report({"phase": "evaluating"})
-    scored, _ = fit_one(dataset, train, strength)
+    scored, _ = fit_one(dataset, train, strength, class_weight)
     scores = scored.head(dataset.labels).predict(dataset.embeddings[test])
     report({"phase": "refitting"})
-    served, weighting = fit_one(dataset, np.sort(np.concatenate([train, validation])), strength)
+    fitted = np.sort(np.concatenate([train, validation]))
+    served, weighting, began = _serve(dataset, fitted, search, judged, start)
     return _result(
         dataset,
         head=served.head(dataset.labels),
@@ -135,24 +154,27 @@ def _held_out(dataset: Dataset, rng: np.random.Generator, report: Report) -> Fit
         scores=scores,
         splits=assigned.splits,
         split_digest=assigned.digest,
-        history=_history(dataset, judged),
+        history=_history(dataset, search, judged),
         decision={
             "split": {name: len(members) for name, members in rows.items()},
-            "strength": _choice(dataset, judged, chosen_by),
+            "start": began,
+            "strength": _choice(dataset, search, judged, chosen_by),
             "class_weighting": weighting_record(weighting),
             "warnings": list(assigned.warnings),
         },
     )
 
 
-def _out_of_fold(dataset: Dataset, rng: np.random.Generator, report: Report) -> FitResult:
+def _out_of_fold(
+    dataset: Dataset, search: Search, rng: np.random.Generator, report: Report, start: LinearHead | None
+) -> FitResult:
     report({"phase": "splitting"})
     folds = assign_folds(dataset, FOLDS if len(dataset) <= MANY else FOLDS_OF_MANY, rng)
     report({"phase": "fitting"})
-    nested = judge_nested(dataset, folds.numbers, _progress(report))
+    nested = judge_nested(dataset, folds.numbers, _progress(report), search)
     report({"phase": "refitting"})
     everything = np.arange(len(dataset))
-    served, weighting = fit_one(dataset, everything, STRENGTHS[nested.judged.chosen])
+    served, weighting, began = _serve(dataset, everything, search, nested.judged, start)
     ignored = (
         [f"{given} splits given are not used: too few examples for a test split"]
         if (given := sum(split is not None for split in dataset.splits))
@@ -165,14 +187,25 @@ def _out_of_fold(dataset: Dataset, rng: np.random.Generator, report: Report) -> 
         scores=nested.scores,
         splits=None,
         split_digest=folds.digest,
-        history=_history(dataset, nested.judged),
+        history=_history(dataset, search, nested.judged),
         decision={
+            "start": began,
             "folds": {"count": folds.count, "sizes": np.bincount(folds.numbers).tolist()},
-            "strength": _choice(dataset, nested.judged, "cross-validation") | _inner(nested),
+            "strength": _choice(dataset, search, nested.judged, "cross-validation") | _inner(search, nested),
             "class_weighting": weighting_record(weighting),
             "warnings": [*folds.warnings, *ignored],
         },
     )
+
+
+def _serve(
+    dataset: Dataset, rows: IntArray, search: Search, judged: Judged, start: LinearHead | None
+) -> tuple[LinearModel, Weighting, str]:
+    """The model that is served, and where its fit began."""
+    usable = start if in_float64(dataset, rows) else None
+    strength = search.strengths[judged.chosen]
+    served, weighting = fit_one(dataset, rows, strength, search.class_weight, tolerance=SERVING, start=usable)
+    return served, weighting, NOTHING if usable is None else PREVIOUS
 
 
 def rows_in(splits: tuple[SplitName, ...], name: SplitName) -> IntArray:
@@ -196,30 +229,31 @@ def _progress(report: Report) -> Callable[[int, int, float | None], None]:
     return progress
 
 
-def _history(dataset: Dataset, judged: Judged) -> list[dict[str, Any]]:
+def _history(dataset: Dataset, search: Search, judged: Judged) -> list[dict[str, Any]]:
     return [
         {"strength": strength, "score": score}
-        for strength, score in zip(STRENGTHS, judged.scores(dataset), strict=True)
+        for strength, score in zip(search.strengths, judged.scores(dataset), strict=True)
     ]
 
 
-def _choice(dataset: Dataset, judged: Judged, chosen_by: str) -> dict[str, Any]:
+def _choice(dataset: Dataset, search: Search, judged: Judged, chosen_by: str) -> dict[str, Any]:
+    given = len(search.strengths) == 1
     return {
-        "chosen": STRENGTHS[judged.chosen],
-        "chosen_by": chosen_by,
+        "chosen": search.strengths[judged.chosen],
+        "chosen_by": "the request" if given else chosen_by,
         "criterion": CRITERIA[dataset.kind],
-        "candidates": _history(dataset, judged),
-        "at_edge": judged.chosen in (0, len(STRENGTHS) - 1),
+        "candidates": _history(dataset, search, judged),
+        "at_edge": not given and judged.chosen in (0, len(search.strengths) - 1),
     }
 
 
-def _inner(nested: Nested) -> dict[str, Any]:
-    return {"chosen_per_fold": [STRENGTHS[chosen] for chosen in nested.chosen]}
+def _inner(search: Search, nested: Nested) -> dict[str, Any]:
+    return {"chosen_per_fold": [search.strengths[chosen] for chosen in nested.chosen]}
 
 
 def weighting_record(weighting: Weighting) -> dict[str, Any]:
     return {
-        "rule": f"count ** -{BALANCE:g} where a class has more than {IMBALANCED:g} times another's examples",
+        "rule": RULES[weighting.rule],
         "ratio": weighting.ratio,
         "applied": weighting.applied,
     }

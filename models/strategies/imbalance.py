@@ -8,6 +8,7 @@ from models.arrays import BoolArray
 from models.dataset import Targets
 from models.head import Kind
 from models.strategies.basis import Floats
+from models.strategies.options import ClassWeight
 
 IMBALANCED = 3.0  # largest class over smallest, above which classes are weighted
 
@@ -16,6 +17,12 @@ IMBALANCED = 3.0  # largest class over smallest, above which classes are weighte
 # task lost half of its fully right answers at 1, since a rare label is then answered whenever it is not rarer
 # than usual.
 BALANCE = 0.5
+
+RULES: dict[ClassWeight, str] = {
+    "auto": f"count ** -{BALANCE:g} where a class has more than {IMBALANCED:g} times another's examples",
+    "none": "every example counts alike",
+    "balanced": "1 / count: every class weighs the same",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -26,6 +33,7 @@ class Weighting:
     known: BoolArray  # (C,) classes that can be learned: seen, and of a multilabel task also seen absent
     ratio: float  # largest class over smallest, among the known
     applied: bool
+    rule: ClassWeight = "auto"
 
     def of(self, targets: Targets) -> Floats:
         """(n,) of a multiclass task, (n, C) of a multilabel one."""
@@ -34,31 +42,36 @@ class Weighting:
         return np.asarray(self.table[1][targets])
 
 
-def weigh(kind: Kind, targets: Targets, classes: int) -> Weighting:
+def weigh(kind: Kind, targets: Targets, classes: int, rule: ClassWeight = "auto") -> Weighting:
     """Count every example alike, unless the largest class is more than 3 times the smallest.
 
     Then the classes go half of the way, in the exponent, to equal total weights: BALANCE. A multilabel
     task is two classes for each label, with it and without.
+
+    Args: rule: of RULES; balanced goes all of the way, whatever the counts.
     """
     if kind == "regression":
-        return Weighting(table=np.ones((2, 1)), known=np.ones(1, dtype=np.bool_), ratio=1.0, applied=False)
+        known = np.ones(1, dtype=np.bool_)
+        return Weighting(table=np.ones((2, 1)), known=known, ratio=1.0, applied=False, rule=rule)
+    bound = {"auto": IMBALANCED, "none": np.inf, "balanced": 1.0}[rule]
+    balance = 1.0 if rule == "balanced" else BALANCE
     if kind == "multiclass":
         counts = np.bincount(targets, minlength=classes).astype(np.float64)
         known = counts > 0
         ratio = float(counts[known].max() / counts[known].min())
-        weights = _halfway_balanced(counts) if ratio > IMBALANCED else np.ones(classes)
+        weights = _balanced(counts, balance) if ratio > bound else np.ones(classes)
         table = np.stack([np.zeros(classes), weights])
-        return Weighting(table=table, known=known, ratio=ratio, applied=ratio > IMBALANCED)
+        return Weighting(table=table, known=known, ratio=ratio, applied=ratio > bound, rule=rule)
     present = targets.sum(axis=0).astype(np.float64)
     both = np.stack([len(targets) - present, present])  # (2, C)
     known = both.min(axis=0) > 0
     ratios = both.max(axis=0) / np.maximum(both.min(axis=0), 1)  # (C,)
-    table = np.where(ratios > IMBALANCED, _halfway_balanced(both), 1.0)
+    table = np.where(ratios > bound, _balanced(both, balance), 1.0)
     ratio = float(ratios[known].max(initial=1.0))
-    return Weighting(table=table, known=known, ratio=ratio, applied=ratio > IMBALANCED)
+    return Weighting(table=table, known=known, ratio=ratio, applied=ratio > bound, rule=rule)
 
 
-def _halfway_balanced(counts: Floats) -> Floats:
+def _balanced(counts: Floats, exponent: float) -> Floats:
     """Weights of the classes along the first axis, their mean over the examples 1."""
-    weights = np.where(counts > 0, np.maximum(counts, 1) ** -BALANCE, 0.0)
+    weights = np.where(counts > 0, np.maximum(counts, 1) ** -exponent, 0.0)
     return np.asarray(weights * counts.sum(axis=0) / (weights * counts).sum(axis=0))

@@ -21,7 +21,8 @@ from models.strategies.basis import Basis, Floats, Reduced
 from models.strategies.imbalance import Weighting
 
 CHOOSING = 1e-4  # relative decrease of the loss at which a candidate's fit ends
-SERVING = 1e-8  # the same, for the model that is scored or served
+SCORING = 1e-8  # the same, for the model that is scored
+SERVING = 1e-10  # the same, for the model that is served: wherever it starts, answers agree to 1e-4
 SERVING_FLOAT32 = 1e-7  # below it, rounding makes line searches fail
 UNSEEN = -30.0  # logit of a class that training has not seen; the others' mean is 0
 LEAST_CURVATURE = 1e-6
@@ -58,10 +59,12 @@ def fit_path(
     *,
     strengths: Sequence[float],
     tolerance: float,
+    start: LinearHead | None = None,
 ) -> Iterator[LinearModel]:
     """One model for each strength, from the strongest on.
 
-    Args: targets: (n,) or (n, C), of the basis' own examples; strengths: descending.
+    Args: targets: (n,) or (n, C), of the basis' own examples; strengths: descending; start: a head of the
+          same classes that the first model begins at, if that is better than nothing.
     """
     if kind == "regression":
         yield from _ridge_path(basis, targets, strengths)
@@ -75,6 +78,8 @@ def fit_path(
     else:
         objective = _Sigmoid(targets[:, known], weights[:, known].astype(basis.features.dtype))
     solution = np.zeros((len(basis.power) + 1, len(known)))  # the last row is the bias
+    if start is not None and len(known):
+        solution = _better(objective, basis, strengths[0], _started(basis, start, known), solution)
     for strength in strengths:
         if len(known):
             solution = _minimise(objective, basis, strength, solution, tolerance)
@@ -84,6 +89,26 @@ def fit_path(
         # a softmax doesn't change with a common shift; centred, UNSEEN is far below the best class
         bias[known] = solution[-1] - (solution[-1].mean() if kind == "multiclass" else 0.0)
         yield LinearModel(kind=kind, basis=basis, strength=strength, coefficients=coefficients, bias=bias)
+
+
+def _started(basis: Basis, start: LinearHead, known: IntArray) -> Floats:
+    """(r + 1, K); a class that the head hadn't seen begins at nothing."""
+    weight, bias = start.weight[known].astype(np.float64), start.bias[known].astype(np.float64)
+    coefficients, shift = basis.fold(weight, bias)
+    return np.vstack([coefficients, np.where(weight.any(axis=1), shift, 0.0)])
+
+
+def _better(
+    objective: "_Objective", basis: Basis, strength: float, offered: Floats, nothing: Floats
+) -> Floats:
+    """Labels may have changed since, so that the old head is worse than none."""
+
+    def loss(solution: Floats) -> float:
+        logits = basis.features @ solution[:-1].astype(basis.features.dtype)
+        logits += solution[-1].astype(basis.features.dtype)
+        return objective.loss(logits)[0] + 0.5 * strength * float(np.vdot(solution[:-1], solution[:-1]))
+
+    return offered if loss(offered) < loss(nothing) else nothing
 
 
 def _unseen_bias(kind: Kind, targets: Targets, weighting: Weighting) -> Floats:

@@ -1,9 +1,10 @@
-"""What a user may set of each strategy that trains by gradient, and its bounds.
+"""What a user may set of each strategy, and its bounds.
 
 Imports neither torch nor numpy: the HTTP process refuses bad options with it, before a run is queued.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args, get_origin
 
@@ -12,14 +13,17 @@ from models.errors import InvalidOption
 Augmentation = Literal["none", "light", "heavy"]
 Schedule = Literal["cosine", "constant"]
 BatchNorm = Literal["auto", "eval", "train"]
-ClassWeight = Literal["auto", "none"]
+ClassWeight = Literal["auto", "none", "balanced"]
 Monitor = Literal["loss", "score"]
 HeadStart = Literal["exact", "random"]
 DomainOption = Literal["auto", "similar", "distant"]
+Solver = Literal["exact", "adam"]
 
 # number: least and most allowed, both included
 BOUNDS: dict[str, tuple[float, float]] = {
     "seed": (0, 2**32 - 1),
+    "l2": (1e-5, 1e5),
+    "hidden": (1, 8192),
     "epochs": (0, 1000),
     "warmup_epochs": (0, 100),
     "batch_size": (1, 4096),
@@ -39,8 +43,43 @@ BOUNDS: dict[str, tuple[float, float]] = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HeadOptions:
+    """Strategy `head`, a linear head fitted to its exact optimum. Raises InvalidOption, as the others."""
+
+    seed: int = 0  # of the split and the folds; the fits draw nothing
+    solver: Literal["exact"] = "exact"
+    l2: float | None = None  # the penalty, for examples of squared norm 1; None: validation chooses it
+    class_weight: ClassWeight = "auto"  # models/strategies/imbalance.py; a regression has none
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdamHeadOptions:
+    """Strategy `head` by gradient: linear on embeddings as they come, or an MLP on standardised ones."""
+
+    seed: int = 0  # of the split, the weights and the batches
+    solver: Literal["adam"] = "adam"
+    hidden: int | None = None  # units between embedding and answer, with ReLU; None: a linear head
+    epochs: int = 100  # at most; early stopping ends sooner
+    batch_size: int = 32  # examples
+    lr: float = 1e-3
+    weight_decay: float = 0.01  # decoupled, as AdamW's
+    schedule: Schedule = "cosine"
+    label_smoothing: float = 0.0  # 0-1; a regression has none
+    class_weight: ClassWeight = "auto"
+    monitor: Monitor = "score"
+    patience: int = 10  # epochs without a better validation, after which training ends
+    max_seconds: float | None = None  # for all of the fit; the best so far is kept
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingOptions:
-    """What all gradient strategies share. Raises InvalidOption, which names the field."""
+    """What all strategies that train a network share. Raises InvalidOption, which names the field."""
 
     seed: int = 0  # of the split, the batches, the augmentation and dropout
     epochs: int = 12  # at most, after the warm-up; early stopping ends sooner
@@ -105,12 +144,32 @@ class AutoOptions:
             raise InvalidOption("max_seconds", f"must be at least {LEAST_BUDGET_S:g} for strategy auto")
 
 
+Options = HeadOptions | AdamHeadOptions | TrainingOptions | AutoOptions
+
+HEADS: dict[str, type[HeadOptions | AdamHeadOptions]] = {"exact": HeadOptions, "adam": AdamHeadOptions}
+
 OPTIONS: dict[str, type[TrainingOptions] | type[AutoOptions]] = {
     "last_block": LastBlockOptions,
     "finetune": FinetuneOptions,
     "lora": LoraOptions,
     "auto": AutoOptions,
 }
+
+
+def kind_of(strategy: str, given: Mapping[str, Any]) -> type[Options]:
+    """Which options a request has: those of a head are its solver's, which an MLP (`hidden`) implies.
+
+    Raises: InvalidOption: there is no such solver, or it makes no MLP.
+    """
+    if strategy in OPTIONS:
+        return OPTIONS[strategy]
+    mlp = given.get("hidden") is not None
+    solver = given.get("solver", "adam" if mlp else "exact")
+    if solver not in HEADS:
+        raise InvalidOption("solver", f"must be one of {', '.join(HEADS)}")
+    if mlp and solver == "exact":
+        raise InvalidOption("hidden", "needs solver adam: an MLP has no optimum that can be computed exactly")
+    return HEADS[solver]
 
 
 def check_fields(options: Any) -> None:

@@ -1,4 +1,4 @@
-"""Where training takes its inputs from: cached feature maps, or pixels. Imports torch."""
+"""Where training takes its inputs from: embeddings, cached feature maps, or pixels. Imports torch."""
 
 from typing import Protocol
 
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 
-from models.arrays import HalfArray, IntArray, UInt8Array
+from models.arrays import FloatArray, HalfArray, IntArray, UInt8Array
 from models.identity import Preprocessing
 from models.strategies.options import Augmentation
 from models.views import flipped, views_of
@@ -22,6 +22,23 @@ class FeatureMaps(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, rows_and_views: tuple[IntArray, IntArray], /) -> HalfArray: ...
+
+
+class EmbeddingSource:
+    """Embeddings as the backbone gave them; there is nothing to augment."""
+
+    passes = 1
+
+    def __init__(self, embeddings: FloatArray, *, device: str = "cpu") -> None:
+        self._embeddings = torch.from_numpy(embeddings).to(device)  # (N, D)
+
+    def training(self, rows: IntArray, rng: np.random.Generator) -> Tensor:
+        del rng
+        return self._embeddings[torch.from_numpy(rows)]
+
+    def answering(self, rows: IntArray, number: int) -> Tensor:
+        del number
+        return self._embeddings[torch.from_numpy(rows)]
 
 
 class FeatureSource:

@@ -9,11 +9,12 @@ from numpy.typing import NDArray
 
 from models.arrays import FloatArray, IntArray
 from models.dataset import Dataset
-from models.head import answers
+from models.head import LinearHead, answers
 from models.losses import CERTAIN
 from models.strategies.basis import Floats, fit_basis
 from models.strategies.imbalance import Weighting, weigh
-from models.strategies.linear import CHOOSING, SERVING, SERVING_FLOAT32, LinearModel, fit_path
+from models.strategies.linear import CHOOSING, SCORING, SERVING_FLOAT32, LinearModel, fit_path
+from models.strategies.options import ClassWeight, HeadOptions
 
 # for examples of squared norm 1, strongest first; at 100, what can't be learned is answered by the mean
 STRENGTHS = (100.0, 30.0, 10.0, 3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003)
@@ -30,6 +31,22 @@ CRITERIA = {
 Progress = Callable[[int, int, float | None], None]  # candidate, candidates, its score if there is one
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Search:
+    """What is tried, and how the examples count meanwhile."""
+
+    strengths: tuple[float, ...] = STRENGTHS  # strongest first
+    class_weight: ClassWeight = "auto"
+
+    @classmethod
+    def of(cls, options: HeadOptions) -> "Search":
+        strengths = STRENGTHS if options.l2 is None else (options.l2,)
+        return cls(strengths=strengths, class_weight=options.class_weight)
+
+
+TAUGHT = Search()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Judged:
     """Sums of loss and of weight for each candidate, so that folds add up."""
@@ -43,7 +60,7 @@ class Judged:
     @property
     def chosen(self) -> int:
         """The least mean loss; of equal ones the strongest penalty."""
-        return int(np.argmin(self.loss)) if self.weight.min() > 0 else DEFAULT
+        return int(np.argmin(self.loss)) if self.weight.min() > 0 else min(DEFAULT, len(self.loss) - 1)
 
     def scores(self, dataset: Dataset) -> list[float | None]:
         """As CRITERIA says; None where nothing could be judged."""
@@ -56,13 +73,15 @@ class Judged:
         return means
 
 
-NOTHING_JUDGED = Judged(loss=np.zeros(len(STRENGTHS)), weight=np.zeros(len(STRENGTHS)))
+def _nothing_judged(search: Search) -> Judged:
+    return Judged(loss=np.zeros(len(search.strengths)), weight=np.zeros(len(search.strengths)))
 
 
 def judge(
     dataset: Dataset,
     train: IntArray,
     held: Sequence[IntArray],
+    search: Search = TAUGHT,
     *,
     at_least: int = 0,
     progress: Progress | None = None,
@@ -78,13 +97,14 @@ def judge(
     Returns: for each of `held`, the sums; and for each candidate tried, its answers (m, C) to `held[0]`.
     """
     basis = fit_basis(dataset.embeddings[train], np.float32)
-    weighting = weigh(dataset.kind, dataset.targets[train], len(dataset.labels))
+    weighting = weigh(dataset.kind, dataset.targets[train], len(dataset.labels), search.class_weight)
+    strengths = search.strengths
     projected = [basis.project(dataset.embeddings[rows]) for rows in held]
-    loss = np.full((len(held), len(STRENGTHS)), np.inf)
-    weight = np.ones((len(held), len(STRENGTHS)))
+    loss = np.full((len(held), len(strengths)), np.inf)
+    weight = np.ones((len(held), len(strengths)))
     first: list[FloatArray] = []
     path = fit_path(
-        dataset.kind, basis, dataset.targets[train], weighting, strengths=STRENGTHS, tolerance=CHOOSING
+        dataset.kind, basis, dataset.targets[train], weighting, strengths=strengths, tolerance=CHOOSING
     )
     for candidate, model in enumerate(path):
         for number, rows in enumerate(held):
@@ -94,7 +114,7 @@ def judge(
                 first.append(scores.astype(np.float32))
         if progress:
             so_far = Judged(loss=loss[0], weight=weight[0]).scores(dataset)
-            progress(candidate + 1, len(STRENGTHS), so_far[candidate])
+            progress(candidate + 1, len(strengths), so_far[candidate])
         worse = np.diff(loss[:, max(0, candidate - PATIENCE) : candidate + 1]) > 0
         if candidate >= max(PATIENCE, at_least) and worse.all():
             break
@@ -119,15 +139,17 @@ def _loss(
     return float((weights * losses).sum()), float(weights.sum())
 
 
-def judge_in_folds(dataset: Dataset, folds: IntArray, rows: IntArray, progress: Progress) -> Judged:
+def judge_in_folds(
+    dataset: Dataset, folds: IntArray, rows: IntArray, search: Search, progress: Progress
+) -> Judged:
     """Cross-validation of the candidates over some rows.
 
     Args: folds: (len(rows),) fold of each row.
     """
-    total = NOTHING_JUDGED
+    total = _nothing_judged(search)
     numbers = np.unique(folds)
     for fold in numbers:
-        (judged,), _ = judge(dataset, rows[folds != fold], [rows[folds == fold]])
+        (judged,), _ = judge(dataset, rows[folds != fold], [rows[folds == fold]], search)
         total += judged
         progress(int(fold) + 1, len(numbers), total.scores(dataset)[total.chosen])
     return total
@@ -140,31 +162,32 @@ class Nested:
     judged: Judged  # over all folds: what the served model's strength is chosen by
 
 
-def judge_nested(dataset: Dataset, folds: IntArray, progress: Progress) -> Nested:
+def judge_nested(dataset: Dataset, folds: IntArray, progress: Progress, search: Search = TAUGHT) -> Nested:
     """Out-of-fold answers, each by a model that its example neither trained nor chose.
 
     The strength for fold f is chosen by models fitted without f and a neighbour, judged on the neighbour.
-    Such a model serves both of its folds, so k of them do for k choices, with two neighbours each.
+    Such a model serves both of its folds, so k of them do for k choices, with two neighbours each. A lone
+    candidate needs none.
 
     Args: folds: (N,) in [0, k), k >= 3.
     """
     k = int(folds.max()) + 1
     members = [np.flatnonzero(folds == fold) for fold in range(k)]
-    inner = [NOTHING_JUDGED] * k
-    for fold in range(k):
+    inner = [_nothing_judged(search)] * k
+    for fold in range(k if len(search.strengths) > 1 else 0):
         after = (fold + 1) % k
         train = np.flatnonzero((folds != fold) & (folds != after))
-        (of_after, of_fold), _ = judge(dataset, train, [members[after], members[fold]])
+        (of_after, of_fold), _ = judge(dataset, train, [members[after], members[fold]], search)
         inner[fold] += of_after
         inner[after] += of_fold
         progress(fold + 1, 2 * k, None)
-    total = NOTHING_JUDGED
+    total = _nothing_judged(search)
     columns = 1 if dataset.kind == "regression" else len(dataset.labels)
     scores = np.zeros((len(dataset), columns), dtype=np.float32)
     for fold in range(k):
         chosen = inner[fold].chosen
         (judged,), candidates = judge(
-            dataset, np.flatnonzero(folds != fold), [members[fold]], at_least=chosen
+            dataset, np.flatnonzero(folds != fold), [members[fold]], search, at_least=chosen
         )
         scores[members[fold]] = candidates[chosen]
         total += judged
@@ -172,13 +195,34 @@ def judge_nested(dataset: Dataset, folds: IntArray, progress: Progress) -> Neste
     return Nested(scores=scores, chosen=[judged.chosen for judged in inner], judged=total)
 
 
-def fit_one(dataset: Dataset, rows: IntArray, strength: float) -> tuple[LinearModel, Weighting]:
-    """The model of one strength, fitted tightly: it is scored, or served."""
-    exact = len(rows) * min(len(rows), dataset.embeddings.shape[1]) <= EXACT
+def in_float64(dataset: Dataset, rows: IntArray) -> bool:
+    """Whether `fit_one` computes so precisely that its optimum doesn't depend on where it started."""
+    return len(rows) * min(len(rows), dataset.embeddings.shape[1]) <= EXACT
+
+
+def fit_one(
+    dataset: Dataset,
+    rows: IntArray,
+    strength: float,
+    class_weight: ClassWeight = "auto",
+    *,
+    tolerance: float = SCORING,
+    start: LinearHead | None = None,
+) -> tuple[LinearModel, Weighting]:
+    """The model of one strength, fitted tightly: it is scored, or served.
+
+    Args: start: as of `fit_path`; not used where rounding would make the optimum depend on it.
+    """
+    exact = in_float64(dataset, rows)
     basis = fit_basis(dataset.embeddings[rows], np.float64 if exact else np.float32)
-    weighting = weigh(dataset.kind, dataset.targets[rows], len(dataset.labels))
-    tolerance = SERVING if exact else SERVING_FLOAT32
+    weighting = weigh(dataset.kind, dataset.targets[rows], len(dataset.labels), class_weight)
     path = fit_path(
-        dataset.kind, basis, dataset.targets[rows], weighting, strengths=(strength,), tolerance=tolerance
+        dataset.kind,
+        basis,
+        dataset.targets[rows],
+        weighting,
+        strengths=(strength,),
+        tolerance=tolerance if exact else SERVING_FLOAT32,
+        start=start if exact else None,
     )
     return next(path), weighting

@@ -16,6 +16,7 @@ from models.strategies.options import (
     DomainOption,
     Monitor,
     Schedule,
+    Solver,
 )
 from models.strategies.rule import Rule
 from service.schemas.base import RequestBody
@@ -32,12 +33,13 @@ def _number(name: str, description: str) -> Any:
 
 
 class CreateRun(RequestBody):
-    """Below `seed`: options of the strategies that train by gradient; those left out have their defaults."""
+    """Below `seed`: options of the strategies, and of their solvers; those left out have their defaults."""
 
     model_config = ConfigDict(
         json_schema_extra={
             "examples": [
                 {"strategy": "head", "publish": "if_better", "seed": 0},
+                {"strategy": "head", "hidden": 128},
                 {"strategy": "last_block", "blocks": 2},
                 {"strategy": "auto", "max_seconds": 300, "dry_run": True},
             ]
@@ -56,6 +58,13 @@ class CreateRun(RequestBody):
     force: bool = Field(default=False, description="Train even if nothing has changed since an equal run.")
     seed: int = Field(default=0, ge=0, lt=2**32, description="Of every random choice.")
 
+    solver: Solver | None = Field(
+        default=None, description="`head`: its exact optimum, or by gradient; `hidden` implies `adam`."
+    )
+    l2: float | None = _number("l2", "`head`, exact: the penalty; left out, validation chooses it.")
+    hidden: int | None = _number(
+        "hidden", "`head`: units of a hidden layer with ReLU, which makes it an MLP."
+    )
     blocks: int | None = _number("blocks", "Of the network's end, that train, or take factors.")
     epochs: int | None = _number("epochs", "At most, after the warm-up; early stopping ends sooner.")
     warmup_epochs: int | None = _number("warmup_epochs", "In which the head trains alone.")
@@ -65,7 +74,9 @@ class CreateRun(RequestBody):
     weight_decay: float | None = _number("weight_decay", "Decoupled, as AdamW's.")
     schedule: Schedule | None = Field(default=None, description="Of the rates, after the warm-up.")
     label_smoothing: float | None = _number("label_smoothing", "A regression has none.")
-    class_weight: ClassWeight | None = Field(default=None, description="auto: as the data asks for.")
+    class_weight: ClassWeight | None = Field(
+        default=None, description="auto: halfway to balanced, where classes differ much in size."
+    )
     augmentation: Augmentation | None = Field(
         default=None, description="light: flips left to right; heavy: top to bottom, too."
     )
@@ -148,7 +159,7 @@ class RunPlan(BaseModel):
                     "dry_run": True,
                     "task": "chairs",
                     "strategy": "head",
-                    "options": {"seed": 0},
+                    "options": {"seed": 0, "solver": "exact", "l2": None, "class_weight": "auto"},
                     "publish": "first",
                     "evaluation": "test",
                     "evaluation_because": "the smallest class, 'stool', has 180 examples, the bound is 20",
@@ -190,7 +201,7 @@ class RunBody(BaseModel):
                     "kind": "train",
                     "state": "succeeded",
                     "strategy": "head",
-                    "options": {"seed": 0},
+                    "options": {"seed": 0, "solver": "exact", "l2": None, "class_weight": "auto"},
                     "publish": "first",
                     "progress": {"phase": "done"},
                     "version": 1,

@@ -35,7 +35,7 @@ class VersionBody(BaseModel):
                     "labels": ["armchair", "stool"],
                     "threshold": None,
                     "strategy": "head",
-                    "options": {"seed": 0},
+                    "options": {"seed": 0, "solver": "exact", "l2": None, "class_weight": "auto"},
                     "seed": 0,
                     "data_revision": 14,
                     "split_digest": "1f0c…",

@@ -1,6 +1,7 @@
 """Versions: the trained heads of a task, which never change."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
@@ -15,7 +16,17 @@ from service.store.records import Page, Resolved, Task, Version
 from service.store.tables import tasks, versions
 
 LARGEST = 2**31 - 1  # of a version's column; a greater number is unknown, not an error of the database
+NEWEST = 20  # versions that are looked through for one to start from
 _HIDDEN = {"tenant", "options_digest"}  # columns that the record doesn't have
+
+
+@dataclass(frozen=True, slots=True)
+class LinearVersion:
+    """Where a linear head's file lies."""
+
+    number: int
+    head_key: str
+    head_digest: str  # sha256, hex
 
 
 class Versions:
@@ -55,6 +66,26 @@ class Versions:
         with self._database.read() as connection:
             number: int | None = connection.execute(statement).scalar_one_or_none()
         return number
+
+    def find_linear(self, task: Task, backbone_digest: str) -> LinearVersion | None:
+        """The newest version of strategy head that has the task's labels and no hidden layer."""
+        statement = (
+            sa.select(
+                *(versions.c[name] for name in ("number", "labels", "options", "head_key", "head_digest"))
+            )
+            .where(
+                versions.c.task_id == task.id,
+                versions.c.strategy == "head",
+                versions.c.backbone_digest == backbone_digest,
+            )
+            .order_by(versions.c.number.desc())
+            .limit(NEWEST)
+        )
+        with self._database.read() as connection:
+            for row in connection.execute(statement):
+                if tuple(row.labels) == task.classes and row.options.get("hidden") is None:
+                    return LinearVersion(row.number, row.head_key, row.head_digest)
+        return None
 
 
 def find_version(connection: Connection, task: Task, number: int) -> RowMapping:

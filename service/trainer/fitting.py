@@ -7,21 +7,32 @@ import functools
 import hashlib
 import math
 import os
+import time
 from dataclasses import replace
 
 import numpy as np
 
 from models.arrays import FloatArray, UInt8Array
 from models.averaging import averaged
-from models.errors import PolyheadError
+from models.errors import InvalidHead, PolyheadError
 from models.evaluate import align_scores, compare
-from models.export import TOLERANCE, check_parity, head_metadata, head_onnx, model_onnx, run_file, stamped
-from models.head import answers
+from models.export import (
+    TOLERANCE,
+    check_parity,
+    head_metadata,
+    head_onnx,
+    model_onnx,
+    read_linear_head,
+    run_file,
+    stamped,
+)
+from models.head import LinearHead, answers
 from models.identity import PIXELS, BackboneIdentity
 from models.prepare import check_reference, prepare_backbone
 from models.preprocess import DecodedImage, decode_image, perceptual_hash
 from models.runtime import HeadSession, PreparedBackbone, Runtime, open_runtime
-from models.strategies.head import HeadOptions, fit_head
+from models.strategies.head import PREVIOUS, fit_head
+from models.strategies.options import AdamHeadOptions, HeadOptions
 from models.views import flipped
 from service.trainer.child import Report
 from service.trainer.jobs import (
@@ -37,6 +48,7 @@ from service.trainer.jobs import (
     fitted_of,
 )
 
+PARITY_EMBEDDINGS = 256  # of the task's own, on which an exported MLP must answer as it was trained
 BATCH = 8  # images in one pass: more are no faster on a CPU, and progress comes in steps of it
 
 
@@ -82,7 +94,9 @@ def embed(job: EmbedJob, report: Report) -> list[Embedded | PolyheadError]:
 
 
 def fit(job: FitJob, report: Report) -> Fitted:
-    """Raises: UntrainableData."""
+    """Raises: UntrainableData, ExportError."""
+    if job.options.get("solver") == "adam":
+        return _fit_by_adam(job, report)
     options = HeadOptions(**job.options)
     result = fit_head(
         job.dataset,
@@ -90,8 +104,52 @@ def fit(job: FitJob, report: Report) -> Fitted:
         total_backbone_parameters=job.total_backbone_parameters,
         report=report,
         min_examples_per_class=job.min_examples_per_class,
+        start=_start_of(job),
     )
+    if job.start is not None and result.decision["start"] == PREVIOUS:
+        result = replace(result, decision=result.decision | {"start_version": job.start[0]})
     return fitted_of(result, seed=options.seed)
+
+
+def _start_of(job: FitJob) -> LinearHead | None:
+    """A file that can't be read is worth no failed run: the fit then starts from nothing."""
+    try:
+        return None if job.start is None else read_linear_head(job.start[1])
+    except InvalidHead:
+        return None
+
+
+def _fit_by_adam(job: FitJob, report: Report) -> Fitted:
+    report({"phase": "preparing"})
+    import torch  # noqa: PLC0415 - seconds and 0.9 GB, which an exact head never needs
+
+    from models.strategies.adam_head import fit_adam_head  # noqa: PLC0415 - torch
+    from models.tuned_export import expected  # noqa: PLC0415 - torch
+
+    options = AdamHeadOptions(**job.options)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # its matrices are too small for several
+    try:
+        trained = fit_adam_head(
+            job.dataset,
+            options,
+            total_backbone_parameters=job.total_backbone_parameters,
+            report=report,
+            clock=time.monotonic,
+            min_examples_per_class=job.min_examples_per_class,
+        )
+    finally:
+        torch.set_num_threads(threads)
+    head, hidden = trained.fit.head, trained.hidden
+    if hidden is None:
+        return fitted_of(trained.fit, seed=options.seed)
+    report({"phase": "exporting"})
+    mlp = head_onnx(head, metadata={"kind": head.kind}, hidden=hidden)
+    sample = job.dataset.embeddings[:PARITY_EMBEDDINGS]
+    spread = float(job.dataset.targets.std()) if head.kind == "regression" else 1.0
+    wanted = expected(trained.network, head, torch.from_numpy(sample))
+    parity = {"head": check_parity(mlp, sample, wanted, scale=spread)}
+    return fitted_of(trained.fit, seed=options.seed, network=mlp, parity=parity)
 
 
 def export(job: ExportJob, report: Report) -> Exported:

@@ -1,5 +1,6 @@
 """From a task's rows to the arrays that a fit takes: examples, embeddings, those missing computed."""
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -125,6 +126,22 @@ def sample_images(store: Store, snapshot: Snapshot, count: int) -> list[bytes]:
         if data is not None:
             images.append(data)
     return images
+
+
+def previous_head(snapshot: Snapshot, bench: Workbench) -> tuple[int, bytes] | None:
+    """The newest linear head of the same labels on the same backbone, as version and file.
+
+    None where there isn't one, or its file is lost or damaged: a new head is then fitted from nothing.
+    """
+    task = snapshot.task
+    found = bench.store.versions.find_linear(task, bench.identity.digest)
+    if found is None:
+        return None
+    try:
+        data = bench.store.blobs.get(found.head_key)
+    except UnknownBlob:
+        return None
+    return (found.number, data) if hashlib.sha256(data).hexdigest() == found.head_digest else None
 
 
 def dataset_of(snapshot: Snapshot, embeddings: dict[str, bytes]) -> Dataset:

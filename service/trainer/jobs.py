@@ -68,6 +68,7 @@ class FitJob:
     options: dict[str, Any]  # of the strategy
     total_backbone_parameters: int
     min_examples_per_class: int
+    start: tuple[int, bytes] | None = None  # an earlier version and its head.onnx, to begin at
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

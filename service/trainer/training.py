@@ -16,7 +16,14 @@ from service.store.keys import factors_key, head_key, predictions_key
 from service.store.records import NewVersion, Run, Task
 from service.trainer.child import Report
 from service.trainer.filling import Filling, fill_scratch, plan_filling
-from service.trainer.gathering import Snapshot, dataset_of, embeddings_of, sample_images, take_snapshot
+from service.trainer.gathering import (
+    Snapshot,
+    dataset_of,
+    embeddings_of,
+    previous_head,
+    sample_images,
+    take_snapshot,
+)
 from service.trainer.jobs import (
     CHECK_NETWORK,
     EXPORT,
@@ -84,6 +91,7 @@ class _Training:
         """Fit, and give the examples that had no split theirs, which stays."""
         job = FitJob(
             dataset=dataset,
+            start=previous_head(snapshot, self.bench),
             options=self.run.options,
             total_backbone_parameters=self.bench.identity.total_parameters,
             min_examples_per_class=self.bench.settings.min_examples_per_class,

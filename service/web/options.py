@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from models.identity import AS_IT_IS, LARGEST, BackboneIdentity
-from models.strategies.options import OPTIONS
+from models.strategies.options import HEADS, kind_of
 from models.tails import Tails, TailShape, check_pixels, check_rank, kept_within
 from service.errors import InvalidField
 from service.schemas.runs import CreateRun
@@ -26,15 +26,17 @@ class Bounds:
 def canonical_options(body: CreateRun) -> dict[str, Any]:
     """Every option of the strategy: equal requests give equal ones, however much they spell out.
 
-    Raises: InvalidField: one that the strategy doesn't have. InvalidOption: a value that can't be used.
+    Raises: InvalidField: one that the strategy, or its solver, doesn't have. InvalidOption: a value that
+            can't be used.
     """
-    kind = OPTIONS.get(body.strategy)
-    known = {"seed"} if kind is None else {field.name for field in fields(kind)}
     given = {name: getattr(body, name) for name in body.model_fields_set - COMMON}
+    kind = kind_of(body.strategy, given)
+    known = {field.name for field in fields(kind)}
     for name in sorted(given):
         if name not in known:
-            raise InvalidField(f"strategy {body.strategy} has no option {name}", pointer=f"/{name}")
-    return {"seed": body.seed} if kind is None else asdict(kind(**given))
+            solver = next((f" with solver {name}" for name, each in HEADS.items() if each is kind), "")
+            raise InvalidField(f"strategy {body.strategy}{solver} has no option {name}", pointer=f"/{name}")
+    return asdict(kind(**given))
 
 
 def tail_of(options: dict[str, Any], tails: Tails, *, labelled: int, bounds: Bounds) -> TailShape | None:
@@ -68,7 +70,10 @@ def check_network(options: dict[str, Any], *, labelled: int, bounds: Bounds) -> 
 def trainable_parameters(
     task: Task, identity: BackboneIdentity, tail: TailShape | None, options: dict[str, Any]
 ) -> int:
-    head = (len(task.classes) or 1) * (identity.embedding_dim + 1)
+    outputs, hidden = len(task.classes) or 1, options.get("hidden")
+    if hidden is not None:
+        return int(hidden * (identity.embedding_dim + 1) + outputs * (hidden + 1))
+    head = outputs * (identity.embedding_dim + 1)
     if "unfreeze_every" in options:  # finetune: all of it
         return head + identity.total_parameters
     if tail is None:

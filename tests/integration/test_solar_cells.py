@@ -13,9 +13,9 @@ from models.dataset import Dataset
 from models.graph import PixelGraph
 from models.identity import BackboneConfig
 from models.preprocess import perceptual_hash
-from models.strategies.head import HeadOptions, fit_head
+from models.strategies.head import fit_head
 from models.strategies.last_block import fit_last_block
-from models.strategies.options import LastBlockOptions
+from models.strategies.options import HeadOptions, LastBlockOptions
 from models.tail import split_at
 from models.views import flipped, views_of
 

@@ -6,9 +6,9 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from models.errors import ExportError
-from models.export import check_parity, head_metadata, head_onnx, model_onnx
-from models.head import LinearHead
+from models.errors import ExportError, InvalidHead
+from models.export import check_parity, head_metadata, head_onnx, model_onnx, read_linear_head
+from models.head import HiddenLayer, LinearHead
 from models.identity import BackboneIdentity, Preprocessing
 
 IDENTITY = BackboneIdentity(
@@ -45,6 +45,24 @@ def metadata_of(head):
 
 def exported(head):
     return head_onnx(head, metadata=metadata_of(head))
+
+
+@KINDS
+def test_a_head_is_read_back_as_it_was_written(kind):
+    head = head_of(kind)
+    read = read_linear_head(exported(head))
+    assert (read.kind, read.labels) == (head.kind, head.labels)
+    assert (read.weight.tobytes(), read.bias.tobytes()) == (head.weight.tobytes(), head.bias.tobytes())
+
+
+def test_what_is_no_linear_head_is_not_read():
+    head = head_of("multiclass")
+    whole = exported(head)
+    hidden = HiddenLayer(weight=np.ones((3, 5), np.float32), bias=np.zeros(3, np.float32))
+    mlp = head_onnx(head, metadata=metadata_of(head), hidden=hidden)
+    for data in (b"", b"no head", whole[: len(whole) // 2], mlp, head_onnx(head, metadata={"kind": "?"})):
+        with pytest.raises(InvalidHead):
+            read_linear_head(data)
 
 
 def mean_colour():

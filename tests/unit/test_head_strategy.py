@@ -13,15 +13,16 @@ from models.errors import UntrainableData
 from models.evaluate import evaluate
 from models.head import LinearHead
 from models.splits import assign_folds
-from models.strategies.head import HeadOptions, fit_head
-from models.strategies.strength import judge_nested
+from models.strategies.head import fit_head
+from models.strategies.options import HeadOptions
+from models.strategies.strength import fit_one, judge_nested
 from tests.unit.datasets import DIGITS, digit_properties, digits, ink, make_dataset, standardised
 
 BACKBONE = 3_000_000
 
 
-def fit(dataset, seed=0, report=lambda _: None, **more):
-    options = HeadOptions(seed=seed)
+def fit(dataset, seed=0, report=lambda _: None, l2=None, class_weight="auto", **more):
+    options = HeadOptions(seed=seed, l2=l2, class_weight=class_weight)
     return fit_head(dataset, options, total_backbone_parameters=BACKBONE, report=report, **more)
 
 
@@ -67,6 +68,32 @@ def test_what_is_scored_has_seen_train_only():
     model.fit(scaled[train], dataset.targets[train])
     assert result.evaluated_scores == pytest.approx(model.predict_proba(scaled[test]), abs=2e-3)
     assert result.evaluated_ids == tuple(np.array(dataset.ids)[test])
+
+
+@pytest.mark.parametrize("dataset", [digits(400), few(), digit_properties(300), ink(200)])
+def test_a_strength_that_is_given_is_not_chosen(dataset):
+    result = fit(dataset, l2=0.7)
+    strength = result.decision["strength"]
+    assert (strength["chosen"], strength["chosen_by"], strength["at_edge"]) == (0.7, "the request", False)
+    assert [entry["strength"] for entry in result.history] == [0.7]
+    assert set(strength.get("chosen_per_fold", [0.7])) == {0.7}
+    chosen = fit(dataset)
+    same = fit(dataset, l2=chosen.decision["strength"]["chosen"])
+    assert same.head.weight.tobytes() == chosen.head.weight.tobytes()
+
+
+def test_a_class_weight_that_is_given_reaches_the_served_head():
+    """A rare class that weighs as much as the common one is answered more often."""
+    both = digits(400, classes=2)
+    rows = np.concatenate([np.flatnonzero(both.targets == 0), np.flatnonzero(both.targets == 1)[:30]])
+    noise = np.random.default_rng(0).normal(0, 12, (len(rows), 64))
+    dataset = make_dataset("multiclass", both.labels, both.embeddings[rows] + noise, both.targets[rows])
+    shares = {}
+    for rule in ("none", "auto", "balanced"):
+        result = fit(dataset, l2=1.0, class_weight=rule)
+        assert result.decision["class_weighting"]["applied"] == (rule != "none")
+        shares[rule] = result.head.predict(dataset.embeddings)[:, 1].mean()
+    assert shares["none"] < shares["auto"] < shares["balanced"]
 
 
 @pytest.mark.parametrize("dataset", [digits(400), few(), digit_properties(300), ink(200)])
@@ -276,6 +303,68 @@ def test_metrics_are_those_of_the_recorded_answers():
     rows = [dataset.ids.index(id_) for id_ in result.evaluated_ids]
     expected = evaluate("multiclass", dataset.labels, dataset.targets[rows], result.evaluated_scores)
     assert result.metrics == expected
+
+
+def grown(dataset, count):
+    """The first `count` examples, and then all of them, in the splits of the first fit."""
+    rows = np.arange(count)
+    fewer = replace(
+        dataset,
+        ids=dataset.ids[:count],
+        embeddings=dataset.embeddings[rows],
+        targets=dataset.targets[rows],
+        groups=dataset.groups[:count],
+        hashes=dataset.hashes[rows],
+        splits=dataset.splits[:count],
+        split_by_user=dataset.split_by_user[:count],
+    )
+    first = fit(fewer)
+    given = first.splits or (None,) * count
+    return first, replace(dataset, splits=given + (None,) * (len(dataset) - count))
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(
+    "dataset",
+    [digits(400), digits(120), digit_properties(300), ink(200)],
+    ids=["multiclass", "few", "multilabel", "regression"],
+)
+def test_a_refit_ends_at_the_same_optimum_wherever_it_starts(dataset, seed):
+    """Ten examples more: from the old head, from nothing, or from any other."""
+    first, more = grown(dataset, len(dataset) - 10)
+    cold = fit(more)
+    spread = more.targets.std() if more.kind == "regression" else 1
+    rng = np.random.default_rng(seed)
+    wild = replace(first.head, weight=rng.normal(0, 0.5, first.head.weight.shape).astype(np.float32))
+    for start in (first.head, wild):
+        warm = fit(more, start=start)
+        served, expected = (each.head.predict(more.embeddings) / spread for each in (warm, cold))
+        assert np.abs(served - expected).max() <= 1e-4
+        assert warm.evaluated_scores.tobytes() == cold.evaluated_scores.tobytes()
+        assert warm.decision["start"] == ("nothing" if more.kind == "regression" else "previous head")
+
+
+def test_a_head_that_doesnt_fit_is_no_start():
+    dataset = digits(200)
+    head = fit(dataset).head
+    for other in (
+        replace(head, kind="multilabel"),
+        replace(head, labels=head.labels[::-1]),
+        replace(head, weight=head.weight[:, :9]),
+        replace(head, weight=head.weight * np.nan),
+    ):
+        result = fit(dataset, start=other)
+        assert result.decision["start"] == "nothing"
+        assert result.head.weight.tobytes() == head.weight.tobytes()
+
+
+def test_a_class_that_the_old_head_had_not_seen_is_learned():
+    dataset = digits(400)
+    seen = np.flatnonzero(dataset.targets < 9)
+    started, _ = fit_one(dataset, seen, 0.1)
+    warm = fit(dataset, start=started.head(dataset.labels))
+    served, expected = (each.head.predict(dataset.embeddings) for each in (warm, fit(dataset)))
+    assert np.abs(served - expected).max() <= 1e-4
 
 
 @st.composite

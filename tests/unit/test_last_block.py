@@ -7,9 +7,9 @@ from torch import nn
 
 from models.blocks import coarse_blocks
 from models.strategies.explore import explore
-from models.strategies.head import HeadOptions, fit_head
+from models.strategies.head import fit_head
 from models.strategies.last_block import fit_last_block, last_block
-from models.strategies.options import LastBlockOptions
+from models.strategies.options import HeadOptions, LastBlockOptions
 from models.tail import split_at
 from models.views import views_of
 from tests.networks import tiny

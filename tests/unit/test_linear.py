@@ -89,6 +89,15 @@ def test_float32_is_as_good_as_float64(dataset):
     assert np.abs(difference).max() < 5e-3
 
 
+@pytest.mark.parametrize("dataset", [digits(200), digit_properties(200)], ids=["multiclass", "multilabel"])
+def test_a_head_folds_back_into_the_basis_that_it_came_from(dataset):
+    head, _ = head_of(dataset, 0.3)
+    basis = fit_basis(dataset.embeddings, np.float64)
+    weight, bias = basis.unfold(*basis.fold(head.weight.astype(float), head.bias.astype(float)))
+    assert weight == pytest.approx(head.weight, abs=1e-5)
+    assert bias == pytest.approx(head.bias, abs=1e-4)
+
+
 def test_classes_are_weighted_from_a_ratio_of_three_on():
     even = weigh("multiclass", np.array([0] * 30 + [1] * 10), 2)
     assert not even.applied
@@ -99,6 +108,17 @@ def test_classes_are_weighted_from_a_ratio_of_three_on():
     common, rare = uneven.of(np.array([0, 1]))
     assert rare / common == pytest.approx(3)  # half of the way, in the exponent
     assert 90 * common + 10 * rare == pytest.approx(100)
+
+
+def test_classes_are_weighted_as_asked_for():
+    targets = np.array([0] * 20 + [1] * 10)
+    common, rare = weigh("multiclass", targets, 2, "balanced").of(np.array([0, 1]))
+    assert rare / common == pytest.approx(2)
+    assert 20 * common + 10 * rare == pytest.approx(30)
+    assert not weigh("multiclass", np.array([0] * 90 + [1] * 10), 2, "none").applied
+    labels = np.array([[True]] * 9 + [[False]])
+    weights = weigh("multilabel", labels, 1, "balanced").of(labels)
+    assert weights[0, 0] * 9 == pytest.approx(weights[9, 0])
 
 
 def test_labels_are_weighted_one_by_one():

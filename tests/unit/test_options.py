@@ -5,9 +5,18 @@ import sys
 import pytest
 
 from models.errors import InvalidOption
-from models.strategies.options import AutoOptions, FinetuneOptions, LastBlockOptions, LoraOptions
+from models.strategies.options import (
+    AdamHeadOptions,
+    AutoOptions,
+    FinetuneOptions,
+    HeadOptions,
+    LastBlockOptions,
+    LoraOptions,
+    kind_of,
+)
 
-ALL = (LastBlockOptions, FinetuneOptions, LoraOptions)
+NETWORKS = (LastBlockOptions, FinetuneOptions, LoraOptions)
+ALL = (HeadOptions, AdamHeadOptions, *NETWORKS)
 
 
 @pytest.mark.parametrize("options", ALL)
@@ -15,7 +24,7 @@ def test_no_option_is_needed(options):
     assert options().seed == 0
 
 
-@pytest.mark.parametrize("options", ALL)
+@pytest.mark.parametrize("options", NETWORKS)
 @pytest.mark.parametrize(
     ("field", "value"),
     [
@@ -48,6 +57,17 @@ def test_a_bad_option_is_refused_by_name(options, field, value):
 @pytest.mark.parametrize(
     ("options", "field", "value"),
     [
+        (HeadOptions, "l2", 0.0),
+        (HeadOptions, "l2", math.nan),
+        (HeadOptions, "seed", None),
+        (HeadOptions, "solver", "adam"),
+        (HeadOptions, "class_weight", "even"),
+        (AdamHeadOptions, "hidden", 0),
+        (AdamHeadOptions, "hidden", 1.5),
+        (AdamHeadOptions, "lr", math.inf),
+        (AdamHeadOptions, "epochs", -1),
+        (AdamHeadOptions, "max_seconds", 0.5),
+        (AdamHeadOptions, "schedule", "linear"),
         (LastBlockOptions, "blocks", 0),
         (LastBlockOptions, "blocks", None),
         (FinetuneOptions, "unfreeze_every", 0),
@@ -91,6 +111,17 @@ def test_auto_measures_the_domain_and_has_ten_minutes_unless_told_otherwise():
 def test_whole_numbers_do_for_fractions_and_none_where_it_means_something():
     assert LastBlockOptions(lr=1, max_seconds=None).lr == 1
     assert FinetuneOptions(unfreeze_every=None).unfreeze_every is None
+
+
+def test_a_heads_options_are_its_solvers_and_hidden_units_imply_adam():
+    assert kind_of("head", {}) is HeadOptions
+    assert kind_of("head", {"solver": "adam"}) is AdamHeadOptions
+    assert kind_of("head", {"hidden": 8}) is AdamHeadOptions
+    assert kind_of("last_block", {"hidden": 8}) is LastBlockOptions
+    with pytest.raises(InvalidOption, match="option hidden needs solver adam"):
+        kind_of("head", {"hidden": 8, "solver": "exact"})
+    with pytest.raises(InvalidOption, match="option solver must be one of exact, adam"):
+        kind_of("head", {"solver": None})
 
 
 def test_the_http_process_can_check_options_without_numerical_libraries():

@@ -18,7 +18,8 @@ def test_a_training_makes_a_version_and_publishes_it(client, service, taught):
     assert answer.headers["Retry-After"] == "1"
     run = answer.json()
     assert (run["task"], run["kind"], run["state"]) == (taught, "train", "queued")
-    assert (run["strategy"], run["options"], run["publish"]) == ("head", {"seed": 0}, "first")
+    options = {"seed": 0, "solver": "exact", "l2": None, "class_weight": "auto"}
+    assert (run["strategy"], run["options"], run["publish"]) == ("head", options, "first")
     assert client.get(f"/v1/tasks/{taught}").json()["active_run"] == run["id"]
     service.work()
     ended = client.get(answer.headers["Location"]).json()
