@@ -119,8 +119,12 @@ class UnknownLabel(InvalidField):
 
 
 class StrategyNotAvailable(InvalidField):
-    def __init__(self, strategy: str) -> None:
-        super().__init__(f"strategy {strategy!r} is not available in this version", pointer="/strategy")
+    def __init__(self, strategy: str, *, package: str) -> None:
+        super().__init__(
+            f"strategy {strategy} needs the package {package} on the server: "
+            f"pip install 'polyhead[{strategy}]'",
+            pointer="/strategy",
+        )
 
 
 class IdempotencyKeyReused(PolyheadError):

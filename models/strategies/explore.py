@@ -243,6 +243,7 @@ def attempt_on(
     reserve: float = 0.0,
     strength: float | None = None,
     stop_after: int | None = None,
+    planned: int | None = None,
 ) -> Attempt:
     """Start from the exact head, train. Args: strength: of that head; None: `held` chooses it."""
     dataset, options = recipe.dataset, recipe.options
@@ -286,6 +287,7 @@ def attempt_on(
         report=report,
         reserve=reserve,
         stop_after=stop_after,
+        planned=planned,
     )
     return Attempt(
         adapted=adapted, trained=trained, rows=rows, held=held, strength=strength, weighting=weighting

@@ -114,6 +114,7 @@ def _served(candidate: Candidate, report: Report) -> tuple[Attempt, FittedOn]:
             lambda said: report({**said, "phase": "refitting"}),
             strength=float(np.median(strengths)) if strengths else None,
             stop_after=candidate.epochs,
+            planned=int(np.median([attempt.trained.planned for attempt in candidate.attempts])),
         )
         if refitted.trained.epochs == candidate.epochs:
             return refitted, fitted_on

@@ -5,11 +5,13 @@ is where to start; what is kept is decided by validation. Imports neither torch 
 asks it, before anything is trained.
 """
 
-from collections.abc import Collection, Iterable, Sequence
+import importlib.util
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from models.strategies.options import Augmentation
+from models.tails import Tails
 
 Size = Literal["small", "medium", "large"]
 DomainKind = Literal["similar", "distant"]  # as `models.domain` says it
@@ -31,6 +33,15 @@ class Means:
     blocks: tuple[int, ...]  # sizes of the tails that its backbone offers; () for none
     no_tail: str = ""  # why there is none
     lora: bool = True  # peft is installed
+
+
+def means_of(tails: Tails, find: Callable[[str], object] = importlib.util.find_spec) -> Means:
+    """What a server can train. Args: tails: that its backbone offers; find: looks for a package."""
+    return Means(
+        blocks=tuple(each.blocks for each in tails.offered),
+        no_tail=tails.reason,
+        lora=find("peft") is not None,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

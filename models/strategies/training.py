@@ -26,6 +26,7 @@ from models.strategies.options import TrainingOptions
 
 SMALL = 5_000  # training examples below which batch statistics are left alone, at batch_norm auto
 ANSWERED = 64  # examples a batch where nothing trains
+TIMED = 4  # batches by which the pace of an epoch is judged
 
 Report = Callable[[dict[str, Any]], None]
 
@@ -64,6 +65,7 @@ class Trained:
     logits: FloatArray | None = None  # (m, C) of the rows held out, by the kept state
     seconds_per_epoch: float = 0.0
     ended: str = "epochs"  # what ended it: epochs, patience or max_seconds
+    planned: int = 0  # epochs after the warm-up that the schedule was made for
 
 
 def train(
@@ -77,17 +79,27 @@ def train(
     report: Report,
     reserve: float = 0.0,
     stop_after: int | None = None,
+    planned: int | None = None,
 ) -> Trained:
     """Train on `rows`, keep what is best on `held`; without `held`, what the last epoch gives.
 
     Args:   judge: the loss that validation is measured by; reserve: what an epoch of a later refit costs, in
             epochs of this one: so much time a kept epoch is left over; stop_after: epochs, of a schedule
-            that is planned for all.
+            that is planned for all; planned: that many after the warm-up, for a refit; None: those of
+            the options, or as many as the budget has time for.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(lesson.options.seed)
         course = _Course(
-            adapted, lesson, rows=rows, held=held, judge=judge, budget=budget, report=report, reserve=reserve
+            adapted,
+            lesson,
+            rows=rows,
+            held=held,
+            judge=judge,
+            budget=budget,
+            report=report,
+            reserve=reserve,
+            planned=planned,
         )
         return course.run(stop_after)
 
@@ -120,13 +132,16 @@ class _Course:
         budget: Budget,
         report: Report,
         reserve: float,
+        planned: int | None,
     ) -> None:
         self.adapted, self.lesson, self.rows, self.held = adapted, lesson, rows, held
         self.judge, self.budget, self.report, self.reserve = judge, budget, report, reserve
         self.options = lesson.options
-        self.epochs = self.options.warmup_epochs + self.options.epochs
+        self.planned = self.options.epochs if planned is None else planned  # after the warm-up
+        self.fixed = planned is not None
         self.rng = np.random.default_rng(self.options.seed)
         self.steps = 0
+        self.answering_s = 0.0  # that validation takes
         self.began = budget.now()
         self.history: list[dict[str, Any]] = []
         self.best: tuple[float, float] | None = None
@@ -136,10 +151,11 @@ class _Course:
 
     def run(self, stop_after: int | None) -> Trained:
         optimiser = self._optimiser()
-        last = self.epochs if stop_after is None else min(stop_after, self.epochs)
         ended = "epochs"
         self._measure(0, None)
-        for epoch in range(1, last + 1):
+        epoch = 0
+        while epoch < (self.epochs if stop_after is None else min(stop_after, self.epochs)):
+            epoch += 1
             self.adapted.thaw(self._depth(epoch), norms_train=self._norms_train())
             loss = self._epoch(epoch, optimiser)
             if loss is None:
@@ -161,7 +177,12 @@ class _Course:
             logits=self.best_logits,
             seconds_per_epoch=self._seconds_per_epoch(),
             ended=ended,
+            planned=self.planned,
         )
+
+    @property
+    def epochs(self) -> int:
+        return self.options.warmup_epochs + self.planned
 
     def _patience(self) -> int:
         """Gradual unfreezing is given the time to reach the next block."""
@@ -191,9 +212,12 @@ class _Course:
         """Returns: the mean loss; None: time was up before its end."""
         total = 0.0
         batches = list(self._batches())
+        began = self.budget.now()
         for number, batch in enumerate(batches):
             if self._time_is_up():
                 return None
+            if number == min(TIMED, len(batches) - 1) and epoch > self.options.warmup_epochs:
+                self._plan(epoch, (self.budget.now() - began) / max(1, number) * len(batches))
             self._set_rates(optimiser, epoch, number / len(batches))
             optimiser.zero_grad(set_to_none=True)
             loss = self.lesson.objective(self.adapted(self.lesson.source.training(batch, self.rng)), batch)
@@ -203,6 +227,18 @@ class _Course:
             self.steps += 1
         return total / len(self.rows)
 
+    def _plan(self, epoch: int, seconds: float) -> None:
+        """Plan fewer epochs where time doesn't allow for all: a schedule that is cut off ends at a high rate.
+
+        Args: seconds: that this epoch takes, its validation left out.
+        """
+        if self.fixed or not math.isfinite(self.budget.end):
+            return
+        self.fixed = True
+        each = seconds * (1 + self.reserve) + self.answering_s
+        possible = int(self.budget.left() / each) if each > 0 else self.planned
+        self.planned = min(self.planned, epoch - 1 - self.options.warmup_epochs + max(1, possible))
+
     def _batches(self) -> Iterator[IntArray]:
         order = self.rng.permutation(self.rows)
         count = max(1, math.ceil(len(order) / self.options.batch_size))
@@ -211,10 +247,10 @@ class _Course:
         )  # of nearly equal sizes: a last batch of one has no statistics
 
     def _set_rates(self, optimiser: torch.optim.AdamW, epoch: int, part: float) -> None:
-        done = max(0.0, epoch - 1 + part - self.options.warmup_epochs) / max(1, self.options.epochs)
+        done = max(0.0, epoch - 1 + part - self.options.warmup_epochs) / max(1, self.planned)
         share = 0.5 * (1 + math.cos(math.pi * done)) if self.options.schedule == "cosine" else 1.0
         # Adam's first steps are of full length whatever the gradient: pretrained weights begin gently
-        ramp = min(1.0, done * self.options.epochs + 1 / 32)
+        ramp = min(1.0, done * self.planned + 1 / 32)
         if epoch <= self.options.warmup_epochs and self.options.warmup_lr is not None:
             share = self.options.warmup_lr / self.options.lr
         for group in optimiser.param_groups:
@@ -224,7 +260,9 @@ class _Course:
         """Note an epoch, and keep its state where it is the best so far."""
         entry: dict[str, Any] = {"epoch": epoch, "phase": self._phase(epoch), "train_loss": loss}
         if len(self.held):
+            began = self.budget.now()
             logits = predict(self.adapted, self.lesson.source, self.held)
+            self.answering_s = self.budget.now() - began
             entry |= self._judged(logits)
             rank = self._rank(entry)
             if self.best is None or rank > self.best:

@@ -24,7 +24,7 @@ from service.schemas.pages import moment
 from service.store.records import PublishPolicy, Run, RunKind, RunState
 
 Strategy = Annotated[str, Field(max_length=64), WithJsonSchema({"type": "string", "enum": list(STRATEGIES)})]
-"""Any string is read, so that a known strategy which isn't built gets an error of its own."""
+"""Any string is read, so that the error can name the strategies that there are."""
 
 
 def _number(name: str, description: str) -> Any:

@@ -1,5 +1,7 @@
 """What a training by gradient reads in every epoch, put into the child's scratch once a run."""
 
+import math
+import time
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -20,6 +22,13 @@ from service.trainer.lease import Lease
 from service.trainer.workbench import Countdown, Workbench
 
 
+class OutOfTime(Exception):
+    """The scratch would take longer to fill than it may."""
+
+    def __init__(self, *, seconds: float, most: float) -> None:
+        super().__init__(f"its inputs would take {seconds:.0f} s to compute, and {most:.0f} s are the most")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Filling:
     """What is to lie in the scratch."""
@@ -32,20 +41,26 @@ class Filling:
     feed: Feed  # of the version
     record: dict[str, Any]  # for its decision
 
-
-def plan_filling(run: Run, bench: Workbench, examples: int) -> Filling:
-    """Raises: InvalidOption: the scratch can't hold it. NoTail."""
-    return (_pixels if run.strategy == "finetune" else _maps)(run, bench, examples)
+    def bytes_of(self, examples: int) -> int:
+        return examples * math.prod(self.shape) * (1 if self.stage is None else 2)
 
 
-def _maps(run: Run, bench: Workbench, examples: int) -> Filling:
+def plan_filling(run: Run, bench: Workbench, examples: int, *, taken: int = 0) -> Filling:
+    """What is to lie in the scratch.
+
+    Args:   taken: bytes of it, by what is kept there already.
+    Raises: InvalidOption: it is too small. NoTail.
+    """
+    room = max(0, bench.settings.scratch_bytes - taken)
+    return (_pixels if run.strategy == "finetune" else _maps)(run, bench, examples, room)
+
+
+def _maps(run: Run, bench: Workbench, examples: int, room: int) -> Filling:
     options: Any = OPTIONS[str(run.strategy)](**run.options)
     preprocessing = bench.identity.preprocessing
     tail = bench.tails.of(options.blocks)
     wanted = views_of(options.augmentation)
-    kept = kept_within(
-        tail, examples, wanted, bench.settings.scratch_bytes, pixel_bytes=preprocessing.pixel_bytes
-    )
+    kept = kept_within(tail, examples, wanted, room, pixel_bytes=preprocessing.pixel_bytes)
     size = preprocessing.input_size
     record = {
         "stage": tail.stage,
@@ -64,11 +79,11 @@ def _maps(run: Run, bench: Workbench, examples: int) -> Filling:
     )
 
 
-def _pixels(run: Run, bench: Workbench, examples: int) -> Filling:
+def _pixels(run: Run, bench: Workbench, examples: int, room: int) -> Filling:
     options: Any = OPTIONS[str(run.strategy)](**run.options)
     own = bench.identity.preprocessing
     preprocessing = replace(own, input_size=options.input_size or own.input_size)
-    check_pixels(examples, bench.settings.scratch_bytes, preprocessing)
+    check_pixels(examples, room, preprocessing)
     size = preprocessing.input_size
     views = views_of(options.augmentation) if options.average_flips else (AS_IT_IS,)
     return Filling(
@@ -83,14 +98,23 @@ def _pixels(run: Run, bench: Workbench, examples: int) -> Filling:
 
 
 def fill_scratch(
-    filling: Filling, snapshot: Snapshot, dataset: Dataset, bench: Workbench, *, report: Report, lease: Lease
+    filling: Filling,
+    snapshot: Snapshot,
+    dataset: Dataset,
+    bench: Workbench,
+    *,
+    report: Report,
+    lease: Lease,
+    most_seconds: float = math.inf,
 ) -> Dataset:
     """Decode every image and, where maps are kept, run the trunk once for each view of it.
 
+    Args:    most_seconds: judged by the pace of what is done, after each chunk of images.
     Returns: the examples whose rows are written, in the rows' order; whoever was deleted meanwhile has none.
     Raises:  RunFailed: an image is lost or can't be read, or the disk is full; UntrainableData: all were
-             deleted; LostLease, BackboneError.
+             deleted; OutOfTime, LostLease, BackboneError.
     """
+    began = time.monotonic()
     known = set(dataset.ids)
     examples = [example for example in snapshot.examples if example.id in known]
     countdown = Countdown(report, len(examples))
@@ -119,7 +143,14 @@ def fill_scratch(
             if error is not None:
                 raise RunFailed(f"the image of example {example.id} can't be read: {error}")
             kept.add(example.id)
+        _check_pace(time.monotonic() - began, len(kept), len(examples), most_seconds)
     if not kept:
         raise UntrainableData("all examples of the task were deleted while it was trained")
     rows = [row for row, id_ in enumerate(dataset.ids) if id_ in kept]
     return dataset.take(np.array(rows, dtype=np.int64))
+
+
+def _check_pace(seconds: float, done: int, total: int, most: float) -> None:
+    """Raises: OutOfTime."""
+    if done and seconds / done * total > most:
+        raise OutOfTime(seconds=seconds / done * total, most=most)

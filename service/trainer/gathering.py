@@ -1,7 +1,7 @@
 """From a task's rows to the arrays that a fit takes: examples, embeddings, those missing computed."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -126,6 +126,13 @@ def sample_images(store: Store, snapshot: Snapshot, count: int) -> list[bytes]:
         if data is not None:
             images.append(data)
     return images
+
+
+def images_of(store: Store, snapshot: Snapshot, ids: Collection[str]) -> list[bytes]:
+    """Those of some examples; of whoever was deleted meanwhile none."""
+    chosen = [example for example in snapshot.examples if example.id in ids]
+    found = (_image_of(store, snapshot.task, example) for example in chosen)
+    return [data for data in found if data is not None]
 
 
 def previous_head(snapshot: Snapshot, bench: Workbench) -> tuple[int, bytes] | None:

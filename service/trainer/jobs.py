@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from models.arrays import FloatArray
 from models.dataset import Dataset, SplitName, Targets
+from models.domain import Domain
 from models.errors import PolyheadError
 from models.head import Kind, LinearHead
 from models.identity import AS_IT_IS, EMBEDDING, BackboneConfig, BackboneIdentity
@@ -136,6 +137,39 @@ class TunedFitJob:
     input_size: int  # pixels
     views: tuple[str, ...]  # of a tail: what it trains on; of a network: what its answers are averaged over
     recomputed: bool  # the scratch holds the pixels of a tail's images, not the maps
+    output: str = EMBEDDING  # of the backbone that is trained on, or PIXELS
+    few_validation: int = 0  # examples, below which validation goes in folds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeadRungJob:
+    """The head as a rung of strategy auto."""
+
+    dataset: Dataset
+    seed: int
+    total_backbone_parameters: int
+    min_examples_per_class: int
+    few_validation: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DomainJob:
+    backbone: BackboneJob
+    images: tuple[bytes, ...]  # as uploaded; none of a test
+    max_pixels: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explored:
+    """What a rung answered to validation; what was trained stays in the child."""
+
+    ids: tuple[str, ...]  # of the validation examples
+    targets: Targets  # theirs
+    scores: FloatArray  # (m, C)
+    trainable_parameters: int
+    seconds: float
+    refit_seconds: float  # that finishing it takes, about
+    details: dict[str, Any]  # for the decision record
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,5 +230,10 @@ FILL: Work[FillJob, list[PolyheadError | None]] = Work("fill", "scratch")
 FIT_TAIL: Work[TunedFitJob, Fitted] = Work("fit_tail", "tuning")
 CHECK_NETWORK: Work[NetworkJob, None] = Work("check_network", "networks")
 FIT_NETWORK: Work[TunedFitJob, Fitted] = Work("fit_network", "networks")
+MEASURE_DOMAIN: Work[DomainJob, Domain] = Work("measure_domain", "rungs")
+TRY_HEAD: Work[HeadRungJob, Explored] = Work("try_head", "rungs")
+TRY_RUNG: Work[TunedFitJob, Explored] = Work("try_rung", "rungs")
+FINISH_RUNG: Work[str, Fitted] = Work("finish_rung", "rungs")
+DROP_RUNG: Work[str, None] = Work("drop_rung", "rungs")
 EXPORT: Work[ExportJob, Exported] = Work("export")
 JUDGE: Work[JudgeJob, Judged] = Work("judge")

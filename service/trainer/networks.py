@@ -1,7 +1,7 @@
 """What the trainer's child does for strategy finetune, whose network is its task's own: fit, export."""
 
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -30,46 +30,66 @@ def check_network(job: NetworkJob, report: Report) -> None:
     _open(job)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class NetworkTrial:
+    """A network that has been trained and stopped by validation, and what finishing it takes."""
+
+    job: TunedFitJob
+    candidate: Any  # models.strategies.explore.Candidate
+    backbone: Any  # models.backbone.Backbone, at the network's input size
+    pixels: UInt8Array
+    start: str  # where the head began, in words
+
+
 def fit_network(job: TunedFitJob, report: Report) -> Fitted:
     """Train a whole network on the pixels of the scratch, which is gone afterwards.
 
     Raises: UntrainableData, InvalidOption, BackboneError, ExportError.
     """
     try:
-        return _fit_network(job, held(len(job.dataset)), report)
+        return finish_network(try_network(job, report), report)
     finally:
         drop()
 
 
-def _fit_network(job: TunedFitJob, pixels: UInt8Array, report: Report) -> Fitted:
+def try_network(job: TunedFitJob, report: Report) -> NetworkTrial:
+    """Train, and answer validation; the test is still unseen."""
     report({"phase": "preparing"})
-    from models.strategies.finetune import fit_finetune  # noqa: PLC0415 - torch
-    from models.tuned_export import expected_of_network, network_onnx  # noqa: PLC0415 - torch
+    from models.strategies.explore import explore  # noqa: PLC0415 - torch
+    from models.strategies.finetune import finetune  # noqa: PLC0415 - torch
 
+    pixels = held(len(job.dataset))
     backbone = _open(NetworkJob(backbone=job.backbone, input_size=job.input_size))
-    options = FinetuneOptions(**job.options)
     embeddings, start = _start(job, backbone, pixels, report)
-    tuned = fit_finetune(
-        job.dataset,
-        pixels,
-        backbone,
-        options,
-        embeddings=embeddings,
+    recipe = finetune(job.dataset, pixels, backbone, FinetuneOptions(**job.options), embeddings=embeddings)
+    candidate = explore(
+        recipe,
         report=report,
         clock=time.monotonic,
         min_examples_per_class=job.min_examples_per_class,
+        few_validation=job.few_validation,
     )
+    return NetworkTrial(job=job, candidate=candidate, backbone=backbone, pixels=pixels, start=start)
+
+
+def finish_network(trial: NetworkTrial, report: Report) -> Fitted:
+    """Score the test once, refit, export."""
+    from models.strategies.finish import finish  # noqa: PLC0415 - torch
+    from models.tuned_export import expected_of_network, network_onnx  # noqa: PLC0415 - torch
+
+    job = trial.job
+    tuned = finish(trial.candidate, report=report)
     report({"phase": "exporting"})
     head = tuned.fit.head
     network: Any = tuned.network
-    data = network_onnx(backbone, network, head, metadata={"kind": head.kind})
+    data = network_onnx(trial.backbone, network, head, metadata={"kind": head.kind})
     if len(job.views) > 1:
         data = averaged(data, job.views)
-    sample = np.array(pixels[:PARITY_IMAGES])
-    wanted = expected_of_network(backbone, network, head, sample, job.views)
+    sample = np.array(trial.pixels[:PARITY_IMAGES])
+    wanted = expected_of_network(trial.backbone, network, head, sample, job.views)
     parity = {"model": check_parity(data, sample, wanted, scale=job.spread)}
-    fitted = fitted_of(tuned.fit, seed=options.seed, network=data, parity=parity)
-    return replace(fitted, decision=fitted.decision | {"start_embeddings": start})
+    fitted = fitted_of(tuned.fit, seed=trial.candidate.recipe.options.seed, network=data, parity=parity)
+    return replace(fitted, decision=fitted.decision | {"start_embeddings": trial.start})
 
 
 def _open(job: NetworkJob) -> Any:

@@ -2,19 +2,20 @@
 
 import hashlib
 import io
-from dataclasses import dataclass, replace
-from typing import Self
+import time
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Self
 
 import numpy as np
 
 from models.dataset import Dataset
 from models.identity import PIXELS
 from models.losses import losses
-from models.strategies import STRATEGIES
-from service.errors import StrategyNotAvailable
+from models.strategies.options import HeadOptions
 from service.store.keys import factors_key, head_key, predictions_key
 from service.store.records import NewVersion, Run, Task
 from service.trainer.child import Report
+from service.trainer.climbing import Ascent
 from service.trainer.filling import Filling, fill_scratch, plan_filling
 from service.trainer.gathering import (
     Snapshot,
@@ -54,14 +55,14 @@ def train(run: Run, bench: Workbench, lease: Lease) -> None:
             failed.
             Interrupted, LostLease, UnknownTask: it is to be left.
     """
-    if run.strategy not in STRATEGIES:
-        raise StrategyNotAvailable(str(run.strategy))
     bench.check_backbone(run)
     training = _Training(run=run, bench=bench, lease=lease, phases=Phases(lease))
     snapshot = training.load()
     dataset = training.embed(snapshot)
-    if run.strategy == "head":
-        feed, fitted = Feed(), training.fit(snapshot, dataset)
+    if run.strategy == "auto":
+        dataset, fitted, feed = training.fit_best(snapshot, dataset)
+    elif run.strategy == "head":
+        feed, fitted = Feed(), training.fit(snapshot, dataset, run.options)
     else:
         dataset, fitted, feed = training.fit_tuned(snapshot, dataset)
     exported = training.export(snapshot, dataset, fitted, feed)
@@ -76,6 +77,7 @@ class _Training:
     bench: Workbench
     lease: Lease
     phases: Phases
+    began: float = field(default_factory=time.monotonic)
 
     def load(self) -> Snapshot:
         with self.phases.phase("loading"):
@@ -87,12 +89,32 @@ class _Training:
         with self.phases.phase("embedding") as report:
             return dataset_of(snapshot, embeddings_of(snapshot, self.bench, report=report, lease=self.lease))
 
-    def fit(self, snapshot: Snapshot, dataset: Dataset) -> Fitted:
+    def fit_best(self, snapshot: Snapshot, dataset: Dataset) -> tuple[Dataset, Fitted, Feed]:
+        """As `fit`, by the strategy that is best on validation."""
+        ascent = Ascent(
+            run=self.run,
+            bench=self.bench,
+            lease=self.lease,
+            phases=self.phases,
+            snapshot=snapshot,
+            dataset=dataset,
+            spread=_spread(dataset),
+            ends=self.began + self.run.options["max_seconds"],
+        )
+        climbed = ascent.climb()
+        if climbed.fitted is None or climbed.dataset is None or climbed.feed is None:
+            fitted = self.fit(snapshot, dataset, asdict(HeadOptions(seed=self.run.options["seed"])))
+            return dataset, replace(fitted, decision=fitted.decision | climbed.record), Feed()
+        fitted = replace(climbed.fitted, decision=climbed.fitted.decision | climbed.record)
+        self._assign_splits(snapshot, climbed.dataset, fitted)
+        return climbed.dataset, fitted, climbed.feed
+
+    def fit(self, snapshot: Snapshot, dataset: Dataset, options: dict[str, Any]) -> Fitted:
         """Fit, and give the examples that had no split theirs, which stays."""
         job = FitJob(
             dataset=dataset,
             start=previous_head(snapshot, self.bench),
-            options=self.run.options,
+            options=options,
             total_backbone_parameters=self.bench.identity.total_parameters,
             min_examples_per_class=self.bench.settings.min_examples_per_class,
         )

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,38 +22,66 @@ from service.trainer.scratch import drop, held
 PARITY_ROWS = 64  # on which the exported tail must answer as torch does
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class TailTrial:
+    """A tail that has been trained and stopped by validation, and what finishing it takes."""
+
+    job: TunedFitJob
+    candidate: Any  # models.strategies.explore.Candidate
+    split: Any  # models.tail.Split
+    maps: Any  # (N, V, *stage shape)
+    options: Any
+
+
 def fit_tail(job: TunedFitJob, report: Report) -> Fitted:
     """Train a tail on the scratch, which is gone afterwards.
 
     Raises: UntrainableData, InvalidOption, NoTail, BackboneError, ExportError.
     """
     try:
-        return _fit_tail(job, report)
+        return finish_tail(try_tail(job, report), report)
     finally:
         drop()
 
 
-def _fit_tail(job: TunedFitJob, report: Report) -> Fitted:
+def try_tail(job: TunedFitJob, report: Report) -> TailTrial:
+    """Train, and answer validation; the test is still unseen."""
     report({"phase": "preparing"})
-    import torch  # noqa: PLC0415 - seconds and 0.9 GB, which a trainer of heads never needs
+    import torch  # noqa: F401, PLC0415 - seconds and 0.9 GB, which a trainer of heads never needs
 
+    from models.strategies.explore import explore  # noqa: PLC0415 - torch
     from models.tail import split_at  # noqa: PLC0415 - torch
-    from models.tuned_export import expected, tail_onnx  # noqa: PLC0415 - torch
 
     backbone = open_network(job.backbone, job.backbone.config)
     options: Any = OPTIONS[job.strategy](**job.options)
     split = split_at(backbone, options.blocks)
     maps = _maps(job, split.stage, split.shape)
-    tuned = _fit_of(job.strategy)(
-        job.dataset,
-        maps,
-        split,
-        options,
-        total_backbone_parameters=job.total_backbone_parameters,
+    recipe = _recipe_of(job.strategy)(
+        job.dataset, maps, split, options, total_backbone_parameters=job.total_backbone_parameters
+    )
+    candidate = explore(
+        recipe,
         report=report,
         clock=time.monotonic,
         min_examples_per_class=job.min_examples_per_class,
+        few_validation=job.few_validation,
     )
+    return TailTrial(job=job, candidate=candidate, split=split, maps=maps, options=options)
+
+
+def finish_tail(trial: TailTrial, report: Report) -> Fitted:
+    """Score the test once, refit, export."""
+    import torch  # noqa: PLC0415 - as above
+
+    from models.strategies.finish import finish  # noqa: PLC0415 - torch
+    from models.tuned_export import expected, tail_onnx  # noqa: PLC0415 - torch
+
+    job, split, maps = trial.job, trial.split, trial.maps
+    tuned = finish(trial.candidate, report=report)
+    if job.strategy == "lora":
+        from models.strategies.lora import merged  # noqa: PLC0415 - peft, which is an extra
+
+        tuned = merged(tuned)
     report({"phase": "exporting"})
     head = tuned.fit.head
     tail = tail_onnx(tuned.network, head, split.shape, metadata={"kind": head.kind})
@@ -61,8 +89,10 @@ def _fit_tail(job: TunedFitJob, report: Report) -> Fitted:
     sample = np.asarray(maps[rows, np.zeros_like(rows)], dtype=np.float32)
     wanted = expected(tuned.network, head, torch.from_numpy(sample))
     parity = {"head": check_parity(tail, sample, wanted, scale=job.spread)}
-    fitted = fitted_of(tuned.fit, seed=options.seed, network=tail, parity=parity)
-    return fitted if tuned.factors is None else _with_factors(fitted, tuned.factors, options, split, job)
+    fitted = fitted_of(tuned.fit, seed=trial.options.seed, network=tail, parity=parity)
+    return (
+        fitted if tuned.factors is None else _with_factors(fitted, tuned.factors, trial.options, split, job)
+    )
 
 
 def _with_factors(
@@ -120,11 +150,11 @@ def _maps(job: TunedFitJob, stage: str, shape: tuple[int, ...]) -> Any:
     return RecomputedMaps(rows, trunk, job.views, shape, batch=BATCH)
 
 
-def _fit_of(strategy: str) -> Callable[..., Any]:
+def _recipe_of(strategy: str) -> Callable[..., Any]:
     if strategy == "lora":
-        from models.strategies.lora import fit_lora  # noqa: PLC0415 - peft, which is an extra
+        from models.strategies.lora import lora  # noqa: PLC0415 - peft, which is an extra
 
-        return fit_lora
-    from models.strategies.last_block import fit_last_block  # noqa: PLC0415 - torch
+        return lora
+    from models.strategies.last_block import last_block  # noqa: PLC0415 - torch
 
-    return fit_last_block
+    return last_block

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from models.errors import BackboneMismatch, PolyheadError
@@ -32,7 +33,11 @@ class Workbench:
     @cached_property
     def tails(self) -> Tails:
         """Which tails it offers."""
-        return read_tails(self.backbone.cache_dir / self.identity.digest / "backbone.onnx")
+        return read_tails(self.backbone_file)
+
+    @property
+    def backbone_file(self) -> Path:
+        return self.backbone.cache_dir / self.identity.digest / "backbone.onnx"
 
     def check_backbone(self, run: Run) -> None:
         """Raises: BackboneMismatch: the run was asked for on another backbone than this trainer has."""

@@ -1,8 +1,6 @@
 """What strategy `auto` would begin with, from what is stored: no image is read, and nothing is trained."""
 
 import hashlib
-import importlib.util
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,8 +13,7 @@ from models.domain import (
     read_classifier,
     unknown_domain,
 )
-from models.strategies.rule import Means, Rule, choose_rule
-from models.tails import Tails
+from models.strategies.rule import Rule, choose_rule, means_of
 from service.store.records import Task, TaskSummary
 from service.web.parts import Parts
 
@@ -44,15 +41,6 @@ def domain_of(parts: Parts, task: Task, options: dict[str, Any]) -> Domain:
     vectors = parts.store.embeddings.sample(task, parts.identity.digest, start=start, limit=MOST_IMAGES)
     rows = np.frombuffer(b"".join(vectors), "<f4").reshape(len(vectors), parts.identity.embedding_dim)
     return domain_of_embeddings(rows.astype(np.float32), classifier)
-
-
-def means_of(tails: Tails, find: Callable[[str], object] = importlib.util.find_spec) -> Means:
-    """What this server can train beside heads."""
-    return Means(
-        blocks=tuple(each.blocks for each in tails.offered),
-        no_tail=tails.reason,
-        lora=find("peft") is not None,
-    )
 
 
 def parameters_at(rule: Rule, parts: Parts, head: int) -> int:

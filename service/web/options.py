@@ -8,7 +8,7 @@ from typing import Any
 from models.identity import AS_IT_IS, LARGEST, BackboneIdentity
 from models.strategies.options import HEADS, kind_of
 from models.tails import Tails, TailShape, check_pixels, check_rank, kept_within
-from service.errors import InvalidField
+from service.errors import InvalidField, StrategyNotAvailable
 from service.schemas.runs import CreateRun
 from service.store.records import Task
 
@@ -82,11 +82,7 @@ def trainable_parameters(
 
 
 def check_installed(strategy: str, find: Callable[[str], object] = importlib.util.find_spec) -> None:
-    """Raises: InvalidField: what the strategy needs is an extra that isn't installed."""
+    """Raises: StrategyNotAvailable: what it needs is an extra that isn't installed."""
     package = {"lora": "peft"}.get(strategy)
     if package is not None and find(package) is None:
-        raise InvalidField(
-            f"strategy {strategy} needs the package {package} on the server: "
-            f"pip install 'polyhead[{strategy}]'",
-            pointer="/strategy",
-        )
+        raise StrategyNotAvailable(strategy, package=package)

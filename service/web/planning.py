@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from models.strategies import ALL_STRATEGIES, PLANNED, STRATEGIES
+from models.strategies import STRATEGIES
 from models.trainable import check_trainable, evaluation_rule
-from service.errors import InvalidField, StaleETag, StrategyNotAvailable, UnknownAlias
+from service.errors import InvalidField, StaleETag, UnknownAlias
 from service.schemas.runs import AutoPlan, CreateRun, RunPlan
 from service.store.records import PRODUCTION, NewRun, Run, Task, TaskSummary
 from service.web.advising import advise, parameters_at
@@ -33,7 +33,7 @@ def plan(parts: Parts, task: Task, body: CreateRun) -> Plan:
 
     Raises: StrategyNotAvailable, InvalidField, InvalidOption, NoTail, UntrainableData.
     """
-    _check_strategy(body.strategy, dry_run=body.dry_run)
+    _check_strategy(body.strategy)
     options = canonical_options(body)
     store, digest = parts.store, parts.identity.digest
     summary = store.tasks.summary(task, digest)
@@ -99,15 +99,12 @@ def queue(parts: Parts, planned: Plan, now: float) -> Run:
     )
 
 
-def _check_strategy(strategy: str, *, dry_run: bool) -> None:
-    if strategy in STRATEGIES or (dry_run and strategy in PLANNED):
-        check_installed(strategy)
-        return
-    if strategy in ALL_STRATEGIES:
-        raise StrategyNotAvailable(strategy)
-    raise InvalidField(
-        f"there is no strategy {strategy!r}, only {', '.join(STRATEGIES)}", pointer="/strategy"
-    )
+def _check_strategy(strategy: str) -> None:
+    if strategy not in STRATEGIES:
+        raise InvalidField(
+            f"there is no strategy {strategy!r}, only {', '.join(STRATEGIES)}", pointer="/strategy"
+        )
+    check_installed(strategy)
 
 
 def _publish_again(parts: Parts, planned: Plan, version: int, now: float) -> tuple[bool, str]:

@@ -10,7 +10,8 @@ import pytest
 
 from models.domain import FILE as CLASSIFIER
 from models.domain import Classifier
-from service.web.advising import domain_of, means_of
+from models.strategies.rule import means_of
+from service.web.advising import domain_of
 from tests.integration.routes.photos import files, photo
 
 DIM = 16  # of tiny's embeddings
@@ -159,11 +160,6 @@ def test_a_sample_goes_round_and_depends_on_where_it_starts(service, many):
 def test_without_peft_lora_will_not_be_tried(client):
     means = means_of(client.app.state.parts.tails, find=lambda _: None)
     assert not means.lora
-
-
-def test_a_run_in_earnest_is_not_available_yet(client, many):
-    answer = client.post(f"/v1/tasks/{many}/runs", json={"strategy": "auto", "domain": "similar"})
-    assert (answer.status_code, answer.json()["code"]) == (422, "strategy_not_available")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,37 @@
+"""How `auto` tries each rung: the options that the rule and the time that is left give it.
+
+Imports neither torch nor numpy.
+"""
+
+from typing import Any
+
+from models.strategies.options import (
+    FinetuneOptions,
+    LastBlockOptions,
+    LoraOptions,
+    TrainingOptions,
+)
+from models.strategies.rule import Rule, Rung
+
+FEW_VALIDATION = 100  # examples, below which a choice rests on folds of all but the test's
+LEAST_SECONDS = 3.0  # that a rung is worth beginning with
+WHOLE_NETWORK = 3.0  # times the seconds of a tail, that training everything takes at the least
+
+
+def rung_options(rule: Rule, rung: Rung, *, seed: int, max_seconds: float) -> TrainingOptions:
+    """Of a rung that trains by gradient.
+
+    Heavy augmentation, which flips a photo in every direction, is for domains without an up and a down:
+    there the answer may as well be the mean over the flips.
+    """
+    shared: dict[str, Any] = {
+        "seed": seed,
+        "max_seconds": max_seconds,
+        "augmentation": rule.augmentation,
+        "batch_norm": rule.batch_norm,
+        "average_flips": rule.augmentation == "heavy",
+    }
+    if rung == "finetune":
+        return FinetuneOptions(**shared)
+    kind = LoraOptions if rung == "lora" else LastBlockOptions
+    return kind(blocks=rule.blocks or 1, **shared)
