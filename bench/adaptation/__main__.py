@@ -51,7 +51,7 @@ def arguments(words: list[str]) -> argparse.Namespace:
     ways.add_argument("--input-size", type=int, default=128, help="pixels")
     ways.add_argument("--train", type=int, default=240, help="photos, the same number of each class")
     ways.add_argument("--validation", type=int, default=120)
-    ways.add_argument("--epochs", type=int, default=8, help="after one in which the head trains alone")
+    ways.add_argument("--epochs", type=int, default=6, help="after one in which the head trains alone")
     ways.add_argument("--batch-size", type=int, default=32)
     ways.add_argument("--lr", type=float, default=1e-3, help="of the head")
     ways.add_argument(

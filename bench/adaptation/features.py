@@ -1,5 +1,6 @@
 """What a backbone makes of a collection, computed once and kept: embeddings, feature maps. Imports torch."""
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -81,7 +82,7 @@ class Features:
         path = self._kept(f"{split.stage}-{'+'.join(views).replace(' ', '-')}.npy")
         if not path.exists():
             shape = (len(self.collection), len(views), *split.shape)
-            partial = path.with_suffix(".partial")
+            partial = path.with_suffix(f".{os.getpid()}")  # another program may make it too
             out: Any = np.lib.format.open_memmap(partial, mode="w+", dtype=np.float16, shape=shape)
             self.tell(
                 f"feature maps of {self.collection.name} before {split.blocks[0].name}: {out.nbytes:,} B"
@@ -99,7 +100,7 @@ class Features:
         if not path.exists():
             self.tell(f"embedding {self.collection.name}: {len(self.collection)} photos")
             batches = list(self._embedding())
-            partial = path.with_suffix(".partial.npz")
+            partial = path.with_suffix(f".{os.getpid()}.npz")
             vectors, hashes = zip(*batches, strict=True)
             np.savez(partial, embeddings=np.concatenate(vectors), hashes=np.concatenate(hashes))
             partial.replace(path)

@@ -31,7 +31,7 @@ CLASSES = {  # label -> folder; with what is below it
     "mammal": "animals/mammals",
     "vegetable": "food/vegetables",
 }
-NO_PHOTOS = ("cartoon", "toys")  # folders
+NO_PHOTOS = ("cartoon", "plastic", "toys")  # folders
 DRAWN = ("echidna", "hedgehog")
 REPEATED = ("gnu-baby-stand", "gnu-sitting", "heron_greatblue_flying", "pig_golden2")  # an animal once more
 DEFECTIVE = 0.5  # probability of a defect from which a cell counts as defective, as in the paper
