@@ -20,6 +20,8 @@ FEWEST_IMAGES = 10  # below which nothing is claimed: the standard error may be 
 ENTROPY_THRESHOLD = 0.6  # 0-1; at or above it, a domain is distant
 BATCH_NORM_THRESHOLD = 0.78  # a mean |ln(variance / running variance)|; the same
 
+CALIBRATED = frozenset({"efficientnet_lite0"})  # backbones whose classifiers the first threshold is known for
+
 Kind = Literal["similar", "distant"]
 Measure = Literal["given", "classifier_entropy", "batch_norm_distance", "none"]
 
@@ -44,6 +46,16 @@ def read_classifier(backbone_file: Path) -> Classifier | None:
     """That of a prepared backbone, None where its weights have none. Args: its backbone.onnx in the cache."""
     with np.load(backbone_file.with_name(FILE), allow_pickle=False) as said:
         return Classifier(weight=said["weight"], bias=said["bias"]) if len(said["weight"]) else None
+
+
+def calibrated_classifier(backbone_file: Path, name: str) -> Classifier | None:
+    """None where there is none, or where its doubts mean nothing known.
+
+    How sure a classifier is depends on how it was trained: on efficientnet_lite1, near and far overlap.
+
+    Args: name: of the backbone.
+    """
+    return read_classifier(backbone_file) if name in CALIBRATED else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

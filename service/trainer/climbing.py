@@ -14,10 +14,10 @@ from models.dataset import Dataset
 from models.domain import (
     MOST_IMAGES,
     Domain,
+    calibrated_classifier,
     choose_rows,
     domain_of_embeddings,
     given_domain,
-    read_classifier,
     unknown_domain,
 )
 from models.errors import InvalidOption, NoTail
@@ -206,7 +206,7 @@ class Ascent:
             return unknown_domain("every example is a test example")
         rows = untested[choose_rows(len(untested), options.seed, MOST_IMAGES)]
         with self.phases.phase("measuring") as report:
-            classifier = read_classifier(self.bench.backbone_file)
+            classifier = calibrated_classifier(self.bench.backbone_file, self.bench.identity.name)
             if classifier is not None:
                 return domain_of_embeddings(self.dataset.embeddings[rows], classifier)
             ids = {self.dataset.ids[row] for row in rows}

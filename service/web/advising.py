@@ -8,9 +8,9 @@ import numpy as np
 from models.domain import (
     MOST_IMAGES,
     Domain,
+    calibrated_classifier,
     domain_of_embeddings,
     given_domain,
-    read_classifier,
     unknown_domain,
 )
 from models.strategies.rule import Rule, choose_rule, means_of
@@ -31,11 +31,11 @@ def domain_of(parts: Parts, task: Task, options: dict[str, Any]) -> Domain:
     """As the request says it, else measured from stored embeddings. Test examples have no part in it."""
     if options["domain"] != "auto":
         return given_domain(options["domain"])
-    classifier = read_classifier(parts.backbone_file)
+    classifier = calibrated_classifier(parts.backbone_file, parts.identity.name)
     if classifier is None:
         return unknown_domain(
-            "the backbone has no pretraining classifier to ask; a run would look at its batch norms, "
-            "if it has any"
+            "the backbone has no pretraining classifier whose doubts are calibrated; a run would look at its "
+            "batch norms, if it has any"
         )
     start = hashlib.sha256(str(options["seed"]).encode()).hexdigest()
     vectors = parts.store.embeddings.sample(task, parts.identity.digest, start=start, limit=MOST_IMAGES)

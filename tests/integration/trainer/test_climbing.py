@@ -1,0 +1,118 @@
+"""Strategy auto through the trainer's real child: rungs are tried, validation chooses, the record says why."""
+
+import threading
+import time
+from dataclasses import asdict
+
+import pytest
+
+from models.strategies.options import AutoOptions
+from service.trainer.worker import work_on
+from tests.integration.trainer.tasks import add, colours, new_task, queue_training
+
+
+@pytest.fixture
+def task(bench):
+    task = new_task(bench.store)
+    add(bench, task, colours(25))
+    return task
+
+
+def queue(bench, task, **options):
+    return queue_training(bench, task, strategy="auto", options=asdict(AutoOptions(**options)))
+
+
+def left_over(bench):
+    folder = bench.settings.resolved_scratch_dir
+    return list(folder.iterdir()) if folder.exists() else []
+
+
+def record_of(bench, task, run):
+    assert run.state == "succeeded", run.error
+    version = bench.store.versions.get(task, run.version)
+    return version, version.decision["auto"]
+
+
+@pytest.mark.parametrize("domain", ["similar", "distant"])
+def test_the_record_says_what_was_tried_and_why_it_was_kept(bench, work, task, domain):
+    queue(bench, task, domain=domain, max_seconds=600)
+    version, record = record_of(bench, task, work())
+    assert version.strategy == "auto"
+    assert record["domain"]["domain"] == domain
+    assert record["rule"]["name"] == f"small_{domain}"
+    rungs = {each["rung"]: each for each in record["candidates"]}
+    assert set(rungs) == {"head", "last_block", "lora", "finetune"}
+    assert all(each["why"] for each in rungs.values())
+    tried = [each for each in rungs.values() if "validation" in each]
+    assert [each["rung"] for each in tried][:2] == ["head", "last_block"]
+    for each in tried:
+        low, high = each["validation"]["interval"]
+        assert low <= each["validation"]["score"] <= high
+        assert each["validation"]["count"] == tried[0]["validation"]["count"]
+    assert record["chosen"] in {each["rung"] for each in tried}
+    assert "not tried" in rungs["finetune"]["why"]
+    assert left_over(bench) == []
+
+
+def test_what_is_served_is_what_was_chosen(bench, work, task):
+    queue(bench, task, domain="distant", max_seconds=600)
+    version, record = record_of(bench, task, work())
+    of_head = record["chosen"] == "head"
+    assert (version.backbone_output == "embedding") == of_head
+    if not of_head:
+        assert version.decision["strategy"] == record["chosen"]
+        assert len(version.views) == 4
+
+
+def test_the_domain_is_measured_where_nothing_is_said(bench, work, task):
+    """The tiny backbone has neither a pretraining classifier nor batch norms."""
+    queue(bench, task, max_seconds=600)
+    _, record = record_of(bench, task, work())
+    assert (record["domain"]["measure"], record["domain"]["given"]) == ("none", False)
+    assert record["rule"]["start"] == "head"
+
+
+def test_test_examples_choose_nothing(bench, work):
+    """Other labels on the test examples: the same choice, the same validation scores, another test score."""
+    records, scores = [], []
+    for name, test_label in (("right", "red"), ("wrong", "blue")):
+        task = new_task(bench.store, name=name)
+        images = colours(25, ("red", "blue"))
+        tested = [(data, {"labels": (test_label,), "split": "test"}) for data, _ in colours(8, ("green",))]
+        add(bench, task, [*images, *tested])
+        queue(bench, task, domain="distant", max_seconds=600)
+        version, record = record_of(bench, task, work())
+        records.append(
+            [(each["rung"], each.get("validation")) for each in record["candidates"]] + [record["chosen"]]
+        )
+        scores.append(version.metrics["accuracy"])
+    assert records[0] == records[1]
+    assert scores[0] != scores[1]
+
+
+def test_a_budget_that_leaves_no_time_ends_with_a_head(bench, task):
+    """Time is over before a second rung: the head is there all the same."""
+    queue(bench, task, domain="distant", max_seconds=10)
+    run = bench.store.runs.claim(60, 3)
+    work_on(run, bench, threading.Event())
+    version, record = record_of(bench, task, bench.store.runs.get(run.tenant, run.id))
+    assert record["candidates"][0]["rung"] == "head"
+    assert version.metrics["count"] > 0
+
+
+def test_a_climb_is_cancelled_in_mid_rung_and_leaves_nothing(bench, task):
+    queued = queue(bench, task, domain="distant", max_seconds=6000)
+    run = bench.store.runs.claim(15, 3)
+    worker = threading.Thread(target=work_on, args=(run, bench, threading.Event()))
+    worker.start()
+    seen, end = {}, time.monotonic() + 60
+    while seen.get("rung") in (None, "head") and time.monotonic() < end:
+        seen = bench.store.runs.get(run.tenant, run.id).progress
+        time.sleep(0.02)
+    asked = time.monotonic()
+    bench.store.runs.cancel(run.tenant, queued.id)
+    worker.join(10)
+    assert time.monotonic() - asked < 2
+    assert bench.store.runs.get(run.tenant, run.id).state == "cancelled"
+    assert left_over(bench) == []
+    assert bench.store.versions.list(task, 10).data == []
