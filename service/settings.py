@@ -95,10 +95,15 @@ class Settings(BaseSettings):
     )
 
     scratch_dir: Path | None = Field(
-        None, description="Folder of a training's feature maps; default: scratch/ under the data folder."
+        None,
+        description="Folder of a training's feature maps or pixels; default: scratch/ in the data folder.",
     )
     scratch_bytes: Bytes = Field(
-        8 * 2**30, description="Bytes of one training's feature maps; beyond it fewer views are cached."
+        8 * 2**30,
+        description=(
+            "Bytes of one training's feature maps or pixels; beyond it fewer views of an image are cached, "
+            "then none, and they are recomputed."
+        ),
     )
     trainers: Annotated[int, Field(ge=0)] = Field(
         1, description="Trainer processes that `serve` starts itself."

@@ -121,9 +121,12 @@ def _start(
     from models.graph import embed  # noqa: PLC0415 - torch
 
     found: list[FloatArray] = []
-    for number, part in enumerate(batched(pixels, BATCH)):
-        report({"phase": "embedding", "done": number * BATCH, "total": len(pixels)})
+    began, done, total = time.monotonic(), 0, len(pixels)
+    for part in batched(pixels, BATCH):
         found.append(embed(backbone, np.array(part)))
+        done += len(part)
+        left = (time.monotonic() - began) / done * (total - done)
+        report({"phase": "embedding", "done": done, "total": total, "seconds_left": round(left, 1)})
     said = (
         f"computed once more, at {job.input_size} pixels in fp32: the backbone's own are of another network"
     )

@@ -132,6 +132,15 @@ def test_a_dry_run_foresees_the_evaluation(client, taught, train):
     assert plan["evaluation"] == version["evaluation"] == "test"
 
 
+<<<<<<< HEAD
+=======
+@pytest.mark.parametrize("strategy", ["auto"])
+def test_a_strategy_that_is_not_built_says_so(client, taught, strategy):
+    answer = client.post(f"/v1/tasks/{taught}/runs", json={"strategy": strategy})
+    assert (answer.status_code, answer.json()["code"]) == (422, "strategy_not_available")
+
+
+>>>>>>> trainer
 @pytest.mark.parametrize(
     ("body", "pointer"),
     [
