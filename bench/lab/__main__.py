@@ -69,7 +69,13 @@ def gains(courses: list[Course]) -> str:
     kept = [(each.tuned.kept or 0.0) - (each.head.kept or 0.0) for each in courses]
     last = [(each.tuned.validation or 0.0) - (each.head.validation or 0.0) for each in courses]
     test = [each.tuned.test - each.head.test for each in courses]
-    said = {"last epochs": last, "epochs kept": kept, "test": test}
+    over = [(each.tuned.kept or 0.0) - (each.head.validation or 0.0) for each in courses]
+    said = {
+        "last epoch over last": last,
+        "epoch kept over kept": kept,
+        "epoch kept over the head's last": over,
+        "on test": test,
+    }
     shown = (f"{name} {np.mean(values):+.3f}, least {min(values):+.3f}" for name, values in said.items())
     return f"Gain of the last convolution: {'; '.join(shown)}."
 

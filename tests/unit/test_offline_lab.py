@@ -14,11 +14,14 @@ SEEDS = 20
 
 
 @pytest.mark.timeout(900)
-def test_thawing_the_last_convolution_is_never_worse_and_on_average_much_better(tmp_path):
-    """By Adam, on validation, each way by the epoch that it keeps; the exact head learns all there is."""
+def test_the_last_convolution_is_never_worse_than_the_taught_head_and_on_average_much_better(tmp_path):
+    """The head after its twenty epochs by Adam, against what strategy last_block keeps, on validation.
+
+    Part of that gain is the keeping: docs/offline-lab.md holds like against like. The exact head learns all.
+    """
     courses = [run_course(pretrained("pooled", seed, tmp_path), seed, Setting()) for seed in range(SEEDS)]
     print(f"\n{table(courses)}\n\n{gains(courses)}")
-    won = np.array([each.tuned.kept - each.head.kept for each in courses])
+    won = np.array([each.tuned.kept - each.head.validation for each in courses])
     assert courses[0].head_trains == {"head.weight": 48, "head.bias": 3}
     assert courses[0].tuned_trains == courses[0].head_trains | {
         "network.last.0.weight": 1152,
@@ -26,6 +29,7 @@ def test_thawing_the_last_convolution_is_never_worse_and_on_average_much_better(
     }
     assert won.min() >= 0
     assert won.mean() >= 0.15
+    assert np.mean([each.tuned.validation - each.head.validation for each in courses]) >= 0.1
     assert min(each.exact.test for each in courses) >= 0.95
 
 
