@@ -114,7 +114,8 @@ def test_a_dry_run_plans_and_queues_nothing(client, taught):
     assert answer.status_code == 200
     plan = answer.json()
     assert plan["dry_run"] is True
-    assert (plan["strategy"], plan["options"], plan["evaluation"]) == ("head", {"seed": 3}, "out_of_fold")
+    options = {"seed": 3, "solver": "exact", "l2": None, "class_weight": "auto"}
+    assert (plan["strategy"], plan["options"], plan["evaluation"]) == ("head", options, "out_of_fold")
     assert plan["per_class"] == {"red": 4, "blue": 4}
     assert plan["reuses_version"] is None
     assert client.get(f"/v1/tasks/{taught}").json() == before
