@@ -45,7 +45,7 @@ class HiddenLayer:
 
     def features(self, embeddings: FloatArray) -> FloatArray:
         """(N, D) float32 -> (N, H) float32, after a ReLU."""
-        return np.maximum(embeddings @ self.weight.T + self.bias, 0).astype(np.float32)
+        return np.asarray(np.maximum(embeddings @ self.weight.T + self.bias, 0), dtype=np.float32)
 
 
 def answers(kind: Kind, logits: FloatArray) -> FloatArray:

@@ -89,6 +89,7 @@ TREE = {
     "tests/integration/": "routes, engine and trainer over real stores and a tiny backbone",
     "tests/e2e/": "real processes: the demo, this page's walk-through, kill -9, SIGTERM",
     "docs/adaptation.md": "the strategies, their options, how they are served",
+    "docs/offline-lab.md": "a tiny network learns new figures: the taught transfer and its exercises",
     "bench/": "make bench: Polyhead against the machine's limit and a plain LitServe app, side by side",
     "docs/benchmarks/": "what it measured, on what, and what profiling found",
     "docs/settings.md": "every setting",

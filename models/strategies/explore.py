@@ -27,6 +27,7 @@ from models.strategies.adapted import Adapted, random_head, started_from
 from models.strategies.budget import Budget, Clock
 from models.strategies.head import check_train, rows_in
 from models.strategies.imbalance import Weighting, weigh
+from models.strategies.linear import SERVING
 from models.strategies.objective import objective
 from models.strategies.options import TrainingOptions
 from models.strategies.strength import DEFAULT, STRENGTHS, Search, fit_one, judge
@@ -259,7 +260,7 @@ def attempt_on(
             with threadpool_limits(limits=1, user_api="blas"):
                 search = Search(class_weight=options.class_weight)
                 strength = _strength(start, rows, held, search) if strength is None else strength
-                head, _ = fit_one(start, rows, strength, options.class_weight)
+                head, _ = fit_one(start, rows, strength, options.class_weight, tolerance=SERVING)
             scaled = started_from(head.head(dataset.labels), start.embeddings[rows], targets)
         else:
             width = recipe.width or start.embeddings.shape[1]

@@ -197,7 +197,8 @@ def judge_nested(dataset: Dataset, folds: IntArray, progress: Progress, search: 
 
 def in_float64(dataset: Dataset, rows: IntArray) -> bool:
     """Whether `fit_one` computes so precisely that its optimum doesn't depend on where it started."""
-    return len(rows) * min(len(rows), dataset.embeddings.shape[1]) <= EXACT
+    width: int = dataset.embeddings.shape[1]
+    return len(rows) * min(len(rows), width) <= EXACT
 
 
 def fit_one(

@@ -114,7 +114,8 @@ def test_a_dry_run_plans_and_queues_nothing(client, taught):
     assert answer.status_code == 200
     plan = answer.json()
     assert plan["dry_run"] is True
-    assert (plan["strategy"], plan["options"], plan["evaluation"]) == ("head", {"seed": 3}, "out_of_fold")
+    options = {"seed": 3, "solver": "exact", "l2": None, "class_weight": "auto"}
+    assert (plan["strategy"], plan["options"], plan["evaluation"]) == ("head", options, "out_of_fold")
     assert plan["per_class"] == {"red": 4, "blue": 4}
     assert plan["reuses_version"] is None
     assert client.get(f"/v1/tasks/{taught}").json() == before
@@ -132,15 +133,6 @@ def test_a_dry_run_foresees_the_evaluation(client, taught, train):
     assert plan["evaluation"] == version["evaluation"] == "test"
 
 
-<<<<<<< HEAD
-=======
-@pytest.mark.parametrize("strategy", ["auto"])
-def test_a_strategy_that_is_not_built_says_so(client, taught, strategy):
-    answer = client.post(f"/v1/tasks/{taught}/runs", json={"strategy": strategy})
-    assert (answer.status_code, answer.json()["code"]) == (422, "strategy_not_available")
-
-
->>>>>>> trainer
 @pytest.mark.parametrize(
     ("body", "pointer"),
     [

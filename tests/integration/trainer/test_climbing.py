@@ -1,4 +1,4 @@
-"""Strategy auto through the trainer's real child: rungs are tried, validation chooses, the record says why."""
+"""Strategy auto through the trainer's child: rungs are tried, validation chooses, the record says why."""
 
 import threading
 import time
