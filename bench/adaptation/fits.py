@@ -62,11 +62,11 @@ class Lab:
     def _head(self, rows: IntArray, options: HeadOptions) -> Outcome:
         dataset, began = self.features.dataset, time.monotonic()
         fit = fit_head(
-            dataset.take(rows), options, total_backbone_parameters=self._parameters, report=lambda _: None
+            dataset.take(rows), options, total_backbone_parameters=self.parameters, report=lambda _: None
         )
         seconds = time.monotonic() - began
         predicted = fit.head.predict(dataset.embeddings[self.held]).argmax(axis=1)
-        return self._outcome(fit, predicted, None, seconds)
+        return self.outcome(fit, predicted, None, seconds)
 
     def _tail(self, strategy: str, rows: IntArray, options: Any) -> Outcome:
         split = self.features.split(options.blocks)
@@ -80,14 +80,14 @@ class Lab:
             own,
             split,
             options,
-            total_backbone_parameters=self._parameters,
+            total_backbone_parameters=self.parameters,
             report=lambda _: None,
             clock=time.monotonic,
         )
         seconds = time.monotonic() - began
         source = FeatureSource(maps, average_flips=options.average_flips)
         predicted = answered(tuned.network, tuned.fit.head, source, self.held)
-        return self._outcome(tuned.fit, predicted, tuned.fit.decision["validation"], seconds)
+        return self.outcome(tuned.fit, predicted, tuned.fit.decision["validation"], seconds)
 
     def _finetune(self, rows: IntArray, options: FinetuneOptions) -> Outcome:
         small, began = self.small, time.monotonic()
@@ -107,13 +107,13 @@ class Lab:
             average_flips=options.average_flips,
         )
         predicted = answered(tuned.network, tuned.fit.head, source, self.held)
-        return self._outcome(tuned.fit, predicted, tuned.fit.decision["validation"], seconds)
+        return self.outcome(tuned.fit, predicted, tuned.fit.decision["validation"], seconds)
 
     @property
-    def _parameters(self) -> int:
+    def parameters(self) -> int:
         return self.features.prepared.identity.total_parameters
 
-    def _outcome(
+    def outcome(
         self, fit: FitResult, predicted: IntArray, validation: dict[str, Any] | None, seconds: float
     ) -> Outcome:
         return Outcome(

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from bench.adaptation.climbing import climb
 from bench.adaptation.features import Features, Tell
 from bench.adaptation.fits import OPTIONS, Lab, Outcome, to_hex
 from bench.adaptation.images import Collection, collections, held_out, sample
@@ -100,11 +101,9 @@ def measure(plan: Plan, folder: Path, said: argparse.Namespace, tell: Tell) -> N
         lab = labs[name]
         rows = sample(lab.features.collection, lab.pool, size, seed)
         if strategy == AUTO:
-            outcome = auto_choice(lab, rows, seed)
+            outcome = climb(lab, rows, seed, plan.finetune_epochs)
         else:
             outcome = lab.fit(strategy.partition("@")[0], rows, plan.options(strategy, seed))
-        if outcome is None:
-            continue
         note(journal_of(plan, strategy, folder), (name, size, strategy, seed), outcome, rows)
         left = (time.monotonic() - began) / number * (len(keys) - number) / 60
         share = f"{outcome.correct.mean():.3f}"
@@ -120,12 +119,6 @@ def keys_of(plan: Plan, labs: Mapping[str, Lab]) -> list[Key]:
         for size in sizes_of(plan, lab)
         for strategy in plan.all_strategies
     ]
-
-
-def auto_choice(lab: Lab, rows: IntArray, seed: int) -> Outcome | None:
-    """What `auto` serves of these photos, with `chose` the strategy; None while there is no `auto`."""
-    del lab, rows, seed
-    return None
 
 
 def note(journal: Journal, key: Key, outcome: Outcome, rows: IntArray) -> None:

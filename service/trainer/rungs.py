@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from models.batch_norms import batch_norm_distance
 from models.domain import Domain, domain_of_batch_norms
 from models.identity import PIXELS
 from models.preprocess import DecodedImage
@@ -29,28 +28,19 @@ def measure_domain(job: DomainJob, report: Report) -> Domain:
     pixels = [each.pixels for each in decoded if isinstance(each, DecodedImage)]
     if not pixels:
         return domain_of_batch_norms(None, 0)
+    from models.batch_norms import batch_norm_distance  # noqa: PLC0415 - torch
+
     backbone = open_network(job.backbone, job.backbone.config)
     return domain_of_batch_norms(batch_norm_distance(backbone, np.stack(pixels)), len(pixels))
 
 
 def try_head(job: HeadRungJob, report: Report) -> Explored:
     """The exact head, on the same validation examples as every other rung. Raises: UntrainableData."""
-    from torch import nn  # noqa: PLC0415 - seconds and 0.9 GB, which a trainer of heads never needs
-
-    from models.strategies.explore import Recipe, explore  # noqa: PLC0415 - torch
-    from models.strategies.options import TrainingOptions  # noqa: PLC0415
-    from models.strategies.sources import EmbeddingSource  # noqa: PLC0415 - torch
+    from models.strategies.explore import explore  # noqa: PLC0415 - seconds and 0.9 GB, for torch
+    from models.strategies.floor import head_rung  # noqa: PLC0415 - torch
 
     began = time.monotonic()
-    recipe = Recipe(
-        strategy="head",
-        dataset=job.dataset,
-        source=EmbeddingSource(job.dataset.embeddings),
-        build=nn.Identity,
-        blocks=(),
-        options=TrainingOptions(seed=job.seed, epochs=0, warmup_epochs=0),
-        total_backbone_parameters=job.total_backbone_parameters,
-    )
+    recipe = head_rung(job.dataset, seed=job.seed, total_backbone_parameters=job.total_backbone_parameters)
     candidate = explore(
         recipe,
         report=report,

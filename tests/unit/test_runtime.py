@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from sklearn.datasets import load_sample_images
 from timm.data import create_transform, resolve_data_config
 
+from models.averaging import averaged
 from models.backbone import build_backbone
 from models.errors import BackboneError, BackboneMismatch, InvalidHead
 from models.export import head_metadata, head_onnx
@@ -26,7 +27,7 @@ from models.preprocess import decode_image
 from models.runtime import HeadSession, OpenVinoRuntime, cuda_devices, open_runtime
 from models.tail import Tail
 from models.torch_runtime import TorchRuntime
-from models.tuned_export import averaged, network_onnx
+from models.tuned_export import network_onnx
 from models.views import flipped
 from models.weights import find_weights, read_tensors, renamed_in_order
 

@@ -9,13 +9,14 @@ import onnxruntime
 import pytest
 from prometheus_client import REGISTRY
 
+from models.averaging import averaged
 from models.backbone import build_backbone
 from models.export import head_metadata, model_onnx
 from models.head import LinearHead
 from models.identity import PIXELS
 from models.preprocess import decode_image
 from models.tail import Tail, split_at
-from models.tuned_export import averaged, network_onnx, tail_onnx
+from models.tuned_export import network_onnx, tail_onnx
 from models.views import VIEWS
 from tests.integration.routes.photos import data_uri, photo
 from tests.integration.store.values import new_run, new_version
