@@ -253,7 +253,7 @@ def attempt_on(
     weighting = weigh(dataset.kind, targets, len(dataset.labels), options.class_weight)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(options.seed)
-        network = recipe.build()
+        network = recipe.build().to(memory_format=torch.channels_last)  # as the source gives its inputs
         if recipe.prepare is not None:
             recipe.prepare(network, rows)
         if recipe.exact_start:

@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from torch import nn
 
 from models.arrays import FloatArray, IntArray
@@ -44,7 +45,7 @@ def finish(candidate: Candidate, *, report: Report) -> TunedFit:
         served, fitted_on = _served(candidate, report)
     served.adapted.thaw(len(recipe.blocks), norms_train=False)
     parameters = count_parameters(served.adapted.network, served.adapted.head)
-    served.adapted.eval().requires_grad_(requires_grad=False)
+    served.adapted.eval().requires_grad_(requires_grad=False).to(memory_format=torch.contiguous_format)
     head = served.adapted.head.folded(dataset.kind, dataset.labels)
     fit = FitResult(
         head=head,
