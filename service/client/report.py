@@ -37,6 +37,7 @@ def report(version: Json, run: Json | None = None) -> RenderableType:
     metrics = version["metrics"]
     parts: list[RenderableType] = [
         headline(version),
+        *climb(version),
         Text(f"Scored on {scored_on(version)}"),
         overall(metrics),
     ]
@@ -57,6 +58,30 @@ def headline(version: Json) -> Text:
         (str(version["version"]), "bold cyan"),
         f", strategy {version['strategy']}: {trained:,} of {total:,} parameters trained",
     )
+
+
+def climb(version: Json) -> Iterator[RenderableType]:
+    """Of strategy auto: the rule that fired, and what became of each strategy."""
+    auto = (version.get("decision") or {}).get("auto")
+    if not auto:
+        return
+    yield Text.assemble("It chose ", (str(auto["chosen"]), "bold"), f". {auto['rule']['because']}")
+    table = Table()
+    table.add_column("strategy")
+    for name in ("validation", "95 %", "seconds"):
+        table.add_column(name, justify="right")
+    table.add_column("why")
+    for tried in auto["candidates"]:
+        measured = tried.get("validation") or {}
+        low_high = measured.get("interval")
+        table.add_row(
+            str(tried["rung"]),
+            figure(measured.get("score")),
+            f"{figure(low_high[0])} - {figure(low_high[1])}" if low_high else "-",
+            f"{tried['seconds']:.1f}" if "seconds" in tried else "-",
+            str(tried["why"]),
+        )
+    yield table
 
 
 def overall(metrics: Json) -> Table:

@@ -51,6 +51,23 @@ def test_the_report_names_version_scores_and_parameters():
     assert row_of(text, "balanced accuracy") == ["balanced accuracy", "0.8125"]
 
 
+def test_what_auto_tried_has_a_row_each_with_its_reason():
+    candidates = [
+        {
+            "rung": "head",
+            "validation": {"score": 0.85, "interval": [0.8, 0.9]},
+            "seconds": 1.25,
+            "why": "the floor",
+        },
+        {"rung": "lora", "why": "not tried: no time"},
+    ]
+    auto = {"chosen": "head", "rule": {"because": "small data of a similar domain"}, "candidates": candidates}
+    text = text_of(report(version(strategy="auto", decision={"auto": auto})))
+    assert "It chose head. small data of a similar domain" in text
+    assert row_of(text, "head") == ["head", "0.8500", "0.8000 - 0.9000", "1.2", "the floor"]
+    assert row_of(text, "lora") == ["lora", "-", "-", "-", "not tried: no time"]
+
+
 def test_each_class_has_a_row():
     text = text_of(report(version()))
     assert row_of(text, "defective") == ["defective", "0.7000", "0.8750", "0.7778", "16"]
