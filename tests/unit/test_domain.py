@@ -12,7 +12,9 @@ from models.domain import (
     BATCH_NORM_THRESHOLD,
     ENTROPY_THRESHOLD,
     FEWEST_IMAGES,
+    FILE,
     Classifier,
+    calibrated_classifier,
     choose_rows,
     domain_of_batch_norms,
     domain_of_embeddings,
@@ -149,3 +151,10 @@ def test_a_network_without_batch_norms_has_no_distance():
     domain = domain_of_batch_norms(None, 24)
     assert (domain.domain, domain.measure) == ("similar", "none")
     assert "neither a pretraining classifier nor batch norms" in domain.because
+
+
+def test_the_doubts_of_a_classifier_that_nobody_calibrated_say_nothing(tmp_path):
+    SURE.write(tmp_path / FILE)
+    backbone_file = tmp_path / "backbone.onnx"
+    assert calibrated_classifier(backbone_file, "efficientnet_lite0") is not None
+    assert calibrated_classifier(backbone_file, "efficientnet_lite1") is None
