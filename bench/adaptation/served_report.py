@@ -69,7 +69,7 @@ def _row(row: dict[str, Any]) -> list[Any]:
         row["test"]["balanced_accuracy"],
     )
     seconds = (row["upload_s"], row["run_s"], row["predict_s"])
-    chosen = row["decision"].get("chosen", row["strategy"])
+    chosen = row["decision"].get("auto", {}).get("chosen", row["strategy"])
     return [
         seed,
         fold,

@@ -14,6 +14,7 @@ from models.strategies.options import (
 from models.strategies.rule import Rule, Rung
 
 FEW_VALIDATION = 100  # examples, below which a choice rests on folds of all but the test's
+SMOOTHING = 0.05  # of labels in a distant domain, of which experts often disagree
 LEAST_SECONDS = 3.0  # that a rung is worth beginning with
 WHOLE_NETWORK = 3.0  # times the seconds of a tail, that training everything takes at the least
 
@@ -22,14 +23,18 @@ def rung_options(rule: Rule, rung: Rung, *, seed: int, max_seconds: float) -> Tr
     """Of a rung that trains by gradient.
 
     Heavy augmentation, which flips a photo in every direction, is for domains without an up and a down:
-    there the answer may as well be the mean over the flips.
+    there the answer may as well be the mean over the flips. Training is stopped by the loss, since a few
+    hundred answers right or wrong say little of one epoch against the next.
     """
+    heavy = rule.augmentation == "heavy"
     shared: dict[str, Any] = {
         "seed": seed,
         "max_seconds": max_seconds,
         "augmentation": rule.augmentation,
         "batch_norm": rule.batch_norm,
-        "average_flips": rule.augmentation == "heavy",
+        "average_flips": heavy,
+        "label_smoothing": SMOOTHING if heavy else 0.0,
+        "monitor": "loss",
     }
     if rung == "finetune":
         return FinetuneOptions(**shared)
