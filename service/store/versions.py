@@ -68,7 +68,10 @@ class Versions:
         return number
 
     def find_linear(self, task: Task, backbone_digest: str) -> LinearVersion | None:
-        """The newest version of strategy head that has the task's labels and no hidden layer."""
+        """The newest version of strategy head on older data that has the task's labels and no hidden layer.
+
+        Not one on the same data: trained again, that gives the same head, bit for bit.
+        """
         statement = (
             sa.select(
                 *(versions.c[name] for name in ("number", "labels", "options", "head_key", "head_digest"))
@@ -77,6 +80,7 @@ class Versions:
                 versions.c.task_id == task.id,
                 versions.c.strategy == "head",
                 versions.c.backbone_digest == backbone_digest,
+                versions.c.data_revision < task.data_revision,
             )
             .order_by(versions.c.number.desc())
             .limit(NEWEST)
