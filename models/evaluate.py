@@ -13,7 +13,10 @@ from models.dataset import Targets
 from models.head import Kind
 from models.losses import THRESHOLD, correct, losses
 
-__all__ = ["Comparison", "align_scores", "compare", "correct", "evaluate", "losses"]
+__all__ = ["Comparison", "align_scores", "compare", "correct", "evaluate", "interval", "losses"]
+
+RESAMPLES = 400  # of the bootstrap behind an interval
+COVERED = (2.5, 97.5)  # percentiles: a 95 % interval
 
 PRIMARY = {
     "multiclass": ("accuracy", True),
@@ -146,6 +149,29 @@ def compare(kind: Kind, targets: Targets, scores_new: FloatArray, scores_old: Fl
     return Comparison(
         metric=new["name"], new=new["value"], old=old["value"], better=better, count=len(targets)
     )
+
+
+def interval(
+    kind: Kind, labels: tuple[str, ...], targets: Targets, scores: FloatArray
+) -> tuple[float, float] | None:
+    """95 % of the primary metric, by the percentile bootstrap over the examples; None where it is undefined.
+
+    Source: Efron and Tibshirani 1993, chapter 13.
+    """
+    rng = np.random.default_rng(0)
+    found = []
+    for _ in range(RESAMPLES):
+        rows = rng.integers(0, len(targets), len(targets))
+        if kind == "multiclass":  # by far the most frequent, and the report of all metrics takes long
+            found.append(float(correct(kind, targets[rows], scores[rows]).mean()))
+            continue
+        value = evaluate(kind, labels, targets[rows], scores[rows])["primary"]["value"]
+        if value is not None:
+            found.append(float(value))
+    if not found:
+        return None
+    low, high = np.percentile(found, COVERED)
+    return float(low), float(high)
 
 
 def align_scores(scores: FloatArray, labels: Sequence[str], onto: Sequence[str]) -> FloatArray:

@@ -38,18 +38,17 @@ def climb(lab: Lab, rows: IntArray, seed: int, finetune_epochs: int) -> Outcome:
     )
     floor = _explored(head_rung(dataset, seed=seed, total_backbone_parameters=lab.parameters))
     targets = dataset.targets[floor.validation_rows]
-    ladder = Climb(dataset.kind, dataset.labels, targets, start=rule.start)
-    ladder.consider(_tried("head", floor, 0.0))
+    ladder = Climb(dataset.kind, targets, start=rule.start)
+    ladder.consider(_tried("head", floor))
     best: tuple[Rung, Candidate, Source] | None = None
     for rung in rule.order[1:]:
         if not ladder.goes_on:
             break
-        started = time.monotonic()
         recipe, source = _recipe(
             lab, rows, dataset, rule=rule, rung=rung, seed=seed, finetune_epochs=finetune_epochs
         )
         candidate = _explored(recipe)
-        if ladder.consider(_tried(rung, candidate, time.monotonic() - started)):
+        if ladder.consider(_tried(rung, candidate)):
             best = rung, candidate, source
     if best is None:
         outcome = lab.fit("head", rows, HeadOptions(seed=seed))
@@ -96,11 +95,9 @@ def _explored(recipe: Recipe) -> Candidate:
     return explore(recipe, report=lambda _: None, few_validation=FEW_VALIDATION)
 
 
-def _tried(name: str, candidate: Candidate, seconds: float) -> Tried:
+def _tried(name: str, candidate: Candidate) -> Tried:
     return Tried(
         name=name,
         options=asdict(candidate.recipe.options),
         scores=candidate.validation_scores,
-        trainable_parameters=0,  # for the record, which nobody reads here
-        seconds=seconds,
     )

@@ -4,7 +4,7 @@ Rungs come cheapest first. The head is the floor. The rung that the rule starts 
 validation says that it is worse; one beyond it has to gain more than noise. Every comparison is of two
 answers to the same validation examples, so that what is hard for both counts for neither.
 
-Imports no torch: answers in, a choice and its record out.
+Answers in, a choice and its record out; imports nothing heavy.
 """
 
 from dataclasses import dataclass, field
@@ -15,12 +15,9 @@ from numpy.typing import NDArray
 
 from models.arrays import FloatArray
 from models.dataset import Targets
-from models.evaluate import evaluate
 from models.head import Kind
 from models.losses import correct, losses
 
-RESAMPLES = 400  # of the bootstrap behind an interval
-COVERED = (2.5, 97.5)  # percentiles: a 95 % interval
 NOISE = 1.0  # standard errors of the paired difference that a rung beyond the start has to gain
 
 MERITS = {
@@ -37,9 +34,7 @@ class Tried:
     name: str  # "last_block"
     options: dict[str, Any]
     scores: FloatArray  # (m, C) probabilities or (m, 1) values
-    trainable_parameters: int
-    seconds: float
-    details: dict[str, Any] = field(default_factory=dict)  # for the record
+    record: dict[str, Any] = field(default_factory=dict)  # what else is to be known of it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,9 +53,9 @@ class Gain:
 class Climb:
     """The best rung so far, and why."""
 
-    def __init__(self, kind: Kind, labels: tuple[str, ...], targets: Targets, *, start: str) -> None:
+    def __init__(self, kind: Kind, targets: Targets, *, start: str) -> None:
         """Args: targets: of the validation examples, as in Dataset; start: name of the rule's first rung."""
-        self._kind, self._labels, self._targets, self._start = kind, labels, targets, start
+        self._kind, self._targets, self._start = kind, targets, start
         self._started = False
         self._records: list[dict[str, Any]] = []
         self.best: Tried | None = None
@@ -71,10 +66,7 @@ class Climb:
         record: dict[str, Any] = {
             "rung": tried.name,
             "options": tried.options,
-            "validation": self._measured(tried.scores),
-            "seconds": round(tried.seconds, 2),
-            "trainable_parameters": tried.trainable_parameters,
-            **tried.details,
+            **tried.record,
         }
         self._records.append(record)
         if best is None:
@@ -110,15 +102,6 @@ class Climb:
     def _best_name(self) -> str | None:
         return None if self.best is None else self.best.name
 
-    def _measured(self, scores: FloatArray) -> dict[str, Any]:
-        primary = evaluate(self._kind, self._labels, self._targets, scores)["primary"]
-        return {
-            "metric": primary["name"],
-            "score": primary["value"],
-            "interval": interval(self._kind, self._labels, self._targets, scores),
-            "count": len(self._targets),
-        }
-
     def _why(self, tried: Tried, best: Tried, gain: Gain, *, kept: bool) -> str:
         amount = f"{gain.mean:+.4f} (standard error {gain.standard_error:.4f}) against {best.name}"
         if tried.name == self._start:
@@ -149,26 +132,3 @@ def merits(kind: Kind, targets: Targets, scores: FloatArray) -> NDArray[np.float
     if kind == "multilabel":
         return -losses(kind, targets, scores)
     return -np.square(losses(kind, targets, scores))
-
-
-def interval(
-    kind: Kind, labels: tuple[str, ...], targets: Targets, scores: FloatArray
-) -> tuple[float, float] | None:
-    """95 % of the primary metric, by the percentile bootstrap over the examples; None where it is undefined.
-
-    Source: Efron and Tibshirani 1993, chapter 13.
-    """
-    rng = np.random.default_rng(0)
-    found = []
-    for _ in range(RESAMPLES):
-        rows = rng.integers(0, len(targets), len(targets))
-        if kind == "multiclass":  # by far the most frequent, and the report of all metrics takes long
-            found.append(float(correct(kind, targets[rows], scores[rows]).mean()))
-            continue
-        value = evaluate(kind, labels, targets[rows], scores[rows])["primary"]["value"]
-        if value is not None:
-            found.append(float(value))
-    if not found:
-        return None
-    low, high = np.percentile(found, COVERED)
-    return float(low), float(high)

@@ -139,6 +139,7 @@ class _Course:
         self.options = lesson.options
         self.planned = self.options.epochs if planned is None else planned  # after the warm-up
         self.fixed = planned is not None
+        self.shortened = False  # for want of time
         self.rng = np.random.default_rng(self.options.seed)
         self.steps = 0
         self.answering_s = 0.0  # that validation takes
@@ -168,6 +169,8 @@ class _Course:
             ):
                 ended = "patience"
                 break
+        if ended == "epochs" and self.shortened:
+            ended = "max_seconds"
         if self.best_state:
             self.adapted.load_state_dict(self.best_state)
         self.adapted.eval().requires_grad_(requires_grad=False)
@@ -237,7 +240,9 @@ class _Course:
         self.fixed = True
         each = seconds * (1 + self.reserve) + self.answering_s
         possible = int(self.budget.left() / each) if each > 0 else self.planned
-        self.planned = min(self.planned, epoch - 1 - self.options.warmup_epochs + max(1, possible))
+        planned = epoch - 1 - self.options.warmup_epochs + max(1, possible)
+        self.shortened = planned < self.planned
+        self.planned = min(self.planned, planned)
 
     def _batches(self) -> Iterator[IntArray]:
         order = self.rng.permutation(self.rows)

@@ -78,7 +78,7 @@ class Ascent:
         counts = tuple(self.dataset.per_class.values())
         rule = choose_rule(len(self.dataset), counts, domain.domain, means_of(self.bench.tails))
         head = self._try_head(options.seed)
-        ladder = Climb(self.dataset.kind, self.dataset.labels, head.targets, start=rule.start)
+        ladder = Climb(self.dataset.kind, head.targets, start=rule.start)
         ladder.consider(_tried("head", {"seed": options.seed}, head, head.ids))
         kept: _Kept | None = None
         try:
@@ -244,7 +244,5 @@ def _tried(name: str, options: dict[str, Any], explored: Explored, ids: tuple[st
         name=name,
         options=options,
         scores=explored.scores[[row_of[id_] for id_ in ids]],
-        trainable_parameters=explored.trainable_parameters,
-        seconds=explored.seconds,
-        details=explored.details,
+        record=explored.record,
     )

@@ -166,10 +166,9 @@ class Explored:
     ids: tuple[str, ...]  # of the validation examples
     targets: Targets  # theirs
     scores: FloatArray  # (m, C)
-    trainable_parameters: int
-    seconds: float
+    seconds: float  # that trying it took
     refit_seconds: float  # that finishing it takes, about
-    details: dict[str, Any]  # for the decision record
+    record: dict[str, Any]  # for the decision: score, interval, parameters, epochs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

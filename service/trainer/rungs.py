@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from models.domain import Domain, domain_of_batch_norms
+from models.evaluate import interval
 from models.identity import PIXELS
 from models.preprocess import DecodedImage
 from service.trainer.child import Report
@@ -85,16 +86,26 @@ def _explored(candidate: Any, seconds: float) -> Explored:
     trained = {name for block in candidate.recipe.blocks for name in block.parameters}
     parameters = dict(first.adapted.network.named_parameters())
     own = sum(parameters[name].numel() for name in trained)
+    score = candidate.validation or {}
     return Explored(
         ids=candidate.validation_ids,
         targets=dataset.targets[rows],
         scores=candidate.validation_scores,
-        trainable_parameters=own + sum(each.numel() for each in first.adapted.head.parameters()),
         seconds=seconds,
         refit_seconds=candidate.epochs * first.trained.seconds_per_epoch * len(dataset) / len(first.rows),
-        details={
+        record={
+            "validation": {
+                "metric": score.get("name"),
+                "score": score.get("value"),
+                "interval": interval(
+                    dataset.kind, dataset.labels, dataset.targets[rows], candidate.validation_scores
+                ),
+                "count": len(rows),
+                "folds": None if candidate.folds is None else len(candidate.attempts),
+            },
+            "seconds": round(seconds, 2),
+            "trainable_parameters": own + sum(each.numel() for each in first.adapted.head.parameters()),
             "epochs": [attempt.trained.epochs for attempt in candidate.attempts],
             "ended_by": [attempt.trained.ended for attempt in candidate.attempts],
-            "folds": None if candidate.folds is None else len(candidate.attempts),
         },
     )

@@ -19,7 +19,9 @@ def open_on(backbone: str, folder: Path, *, each: int) -> Iterator[Local]:
     prepared = prepare_backbone(settings.backbone_config, settings.cache_dir)
     migrate(settings.resolved_database_url)
     store = open_store(settings.resolved_database_url, settings.resolved_blob_url)
-    service = Local(settings, store, LocalEngine(open_runtime(prepared), prepared.identity, store), prepared)
+    service = Local(
+        settings, store, LocalEngine(open_runtime(prepared), prepared.identity, store, settings), prepared
+    )
     with service.client as client:
         client.post("/v1/tasks", json={"name": "colours", "kind": "multiclass"})
         for label in ("red", "blue"):
