@@ -35,6 +35,7 @@ def rung_options(rule: Rule, rung: Rung, *, seed: int, max_seconds: float) -> Tr
         "average_flips": heavy,
         "label_smoothing": SMOOTHING if heavy else 0.0,
         "monitor": "loss",
+        "warmup_epochs": 0,  # the head starts at its optimum
     }
     if rung == "finetune":
         return FinetuneOptions(**shared)

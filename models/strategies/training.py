@@ -104,15 +104,16 @@ def train(
         return course.run(stop_after)
 
 
-def predict(adapted: Adapted, source: Source, rows: IntArray) -> FloatArray:
-    """(m, C) float32 logits, or values of a regression: the mean over the passes."""
+def predict(adapted: Adapted, source: Source, rows: IntArray, passes: int | None = None) -> FloatArray:
+    """(m, C) float32 logits, or values of a regression: the mean over the passes. Args: passes: None: all."""
+    count = source.passes if passes is None else passes
     modes = {module: module.training for module in adapted.modules()}
     adapted.eval()
     found = []
     with torch.inference_mode():
         for start in range(0, len(rows), ANSWERED):
             batch = rows[start : start + ANSWERED]
-            logits = [adapted(source.answering(batch, number)) for number in range(source.passes)]
+            logits = [adapted(source.answering(batch, number)) for number in range(count)]
             found.append(adapted.head.answers(torch.stack(logits).mean(dim=0)).cpu().numpy())
     for module, mode in modes.items():
         module.training = mode
@@ -174,6 +175,8 @@ class _Course:
         if self.best_state:
             self.adapted.load_state_dict(self.best_state)
         self.adapted.eval().requires_grad_(requires_grad=False)
+        if len(self.held) and self.lesson.source.passes > 1:
+            self.best_logits = predict(self.adapted, self.lesson.source, self.held)
         return Trained(
             epochs=self.best_epoch,
             history=self.history,
@@ -266,7 +269,8 @@ class _Course:
         entry: dict[str, Any] = {"epoch": epoch, "phase": self._phase(epoch), "train_loss": loss}
         if len(self.held):
             began = self.budget.now()
-            logits = predict(self.adapted, self.lesson.source, self.held)
+            # one pass tells an epoch from the next as well as four; what is kept is answered with all
+            logits = predict(self.adapted, self.lesson.source, self.held, passes=1)
             self.answering_s = self.budget.now() - began
             entry |= self._judged(logits)
             rank = self._rank(entry)
