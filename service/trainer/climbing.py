@@ -120,18 +120,22 @@ class Ascent:
             tried = self._try(run, kept, most_seconds=FILLING * left)
         except (InvalidOption, NoTail, OutOfTime) as error:
             ladder.leave_out(rung, str(error))
+            self._drop(rung)
             return kept
         explored = tried.explored
         if not set(ids) <= set(explored.ids):
             ladder.leave_out(rung, "examples were deleted meanwhile, so that it can't be compared")
-            self.bench.call(DROP_RUNG, rung, report=self.lease.tell, lease=self.lease)
+            self._drop(rung)
             return kept
         shown = {name: value for name, value in run.options.items() if name != "max_seconds"}
         best = ladder.consider(_tried(rung, shown, explored, ids))
         loser = (kept.rung if kept else "") if best else rung
         if loser:
-            self.bench.call(DROP_RUNG, loser, report=self.lease.tell, lease=self.lease)
+            self._drop(loser)
         return tried if best else kept
+
+    def _drop(self, rung: str) -> None:
+        self.bench.call(DROP_RUNG, rung, report=self.lease.tell, lease=self.lease)
 
     def _why_not(self, rung: Rung, ladder: Climb, left: float, kept: "_Kept | None") -> str:
         """Why a rung isn't worth trying; empty if it is."""

@@ -72,12 +72,10 @@ def finish_rung(strategy: str, report: Report) -> Fitted:
 
 
 def drop_rung(strategy: str, report: Report) -> None:
-    """Let go of a rung that isn't the best, with its scratch; of all, where none is named."""
+    """Let go of a rung that isn't the best, or was never tried to its end, with its scratch."""
     del report
-    if strategy:
-        _trials.pop(strategy, None)
-    else:
-        _trials.clear()
+    _trials.pop(strategy, None)
+    drop()
 
 
 def _explored(candidate: Any, seconds: float) -> Explored:
