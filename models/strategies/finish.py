@@ -144,6 +144,7 @@ def _decision(candidate: Candidate, served: Attempt, parameters: Trainable) -> d
         "start_strength": served.strength,
         "epochs": {
             "served": served.trained.epochs,
+            "planned": [attempt.trained.planned for attempt in candidate.attempts],
             "best": [attempt.trained.epochs for attempt in candidate.attempts],
             "ended_by": [attempt.trained.ended for attempt in candidate.attempts],
             "seconds_each": first.trained.seconds_per_epoch,

@@ -222,8 +222,8 @@ class _Course:
         for number, batch in enumerate(batches):
             if self._time_is_up():
                 return None
-            if number == min(TIMED, len(batches) - 1) and epoch > self.options.warmup_epochs:
-                self._plan(epoch, (self.budget.now() - began) / max(1, number) * len(batches))
+            if number == TIMED:
+                self._plan(epoch - 1, (self.budget.now() - began) / number * len(batches))
             self._set_rates(optimiser, epoch, number / len(batches))
             optimiser.zero_grad(set_to_none=True)
             loss = self.lesson.objective(self.adapted(self.lesson.source.training(batch, self.rng)), batch)
@@ -231,19 +231,21 @@ class _Course:
             optimiser.step()
             total += float(loss.detach()) * len(batch)
             self.steps += 1
+        self._plan(epoch, self.budget.now() - began)  # where it had too few batches for a look before its end
         return total / len(self.rows)
 
-    def _plan(self, epoch: int, seconds: float) -> None:
+    def _plan(self, done: int, seconds: float) -> None:
         """Plan fewer epochs where time doesn't allow for all: a schedule that is cut off ends at a high rate.
 
-        Args: seconds: that this epoch takes, its validation left out.
+        Args: done: epochs that are over; seconds: that one takes, its validation left out.
         """
-        if self.fixed or not math.isfinite(self.budget.end):
+        since = done - self.options.warmup_epochs
+        if self.fixed or since < 0 or not math.isfinite(self.budget.end):
             return
         self.fixed = True
         each = seconds * (1 + self.reserve) + self.answering_s
         possible = int(self.budget.left() / each) if each > 0 else self.planned
-        planned = epoch - 1 - self.options.warmup_epochs + max(1, possible)
+        planned = max(1, since + possible)
         self.shortened = planned < self.planned
         self.planned = min(self.planned, planned)
 

@@ -213,6 +213,15 @@ def test_a_budget_that_ends_in_mid_epoch_keeps_the_best_so_far():
     assert tuned.fit.metrics["primary"]["value"] > 0.5
 
 
+def test_a_budget_plans_fewer_epochs_rather_than_cutting_the_schedule_off():
+    """The rates come down to their end within the time that there is."""
+    epochs = Case().fit(clock=Ticking(), max_seconds=60, epochs=50, patience=50).fit.decision["epochs"]
+    (planned,) = epochs["planned"]
+
+    assert 0 < planned < 50
+    assert epochs["best"][0] <= planned + 1  # and the warm-up
+
+
 def test_a_budget_for_nothing_keeps_the_head():
     tuned = Case().fit(clock=Ticking(), max_seconds=2)
 
