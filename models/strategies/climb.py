@@ -57,12 +57,14 @@ class Climb:
         """Args: targets: of the validation examples, as in Dataset; start: name of the rule's first rung."""
         self._kind, self._targets, self._start = kind, targets, start
         self._started = False
+        self._last: str | None = None  # that was tried
         self._records: list[dict[str, Any]] = []
         self.best: Tried | None = None
 
     def consider(self, tried: Tried) -> bool:
         """Hold a rung against the best so far. Returns: whether it is the best now."""
-        best, self._started = self.best, self._started or tried.name == self._start
+        best, self._last = self.best, tried.name
+        self._started = self._started or tried.name == self._start
         record: dict[str, Any] = {
             "rung": tried.name,
             "options": tried.options,
@@ -92,7 +94,7 @@ class Climb:
     @property
     def goes_on(self) -> bool:
         """Whether the next rung is worth trying: the start is ahead, or the last one tried is the best."""
-        return not self._started or self._records[-1]["rung"] == self._best_name
+        return not self._started or self._last == self._best_name
 
     def record(self) -> dict[str, Any]:
         """The decision record: every candidate, and which was chosen."""

@@ -71,3 +71,4 @@ def test_what_is_left_out_says_why_and_changes_nothing():
     ladder.leave_out("lora", "no time")
     assert ladder.record()["candidates"][-1] == {"rung": "lora", "why": "not tried: no time"}
     assert ladder.record()["chosen"] == "head"
+    assert ladder.goes_on
