@@ -9,8 +9,9 @@ from bench.adaptation.fits import Lab, Outcome, answered
 from models.arrays import IntArray
 from models.dataset import Dataset
 from models.domain import MOST_IMAGES, Domain, calibrated_classifier, choose_rows, domain_of_embeddings
+from models.strategies.attempt import Recipe
 from models.strategies.climb import Climb, Tried
-from models.strategies.explore import Candidate, Recipe, explore
+from models.strategies.explore import Candidate, explore
 from models.strategies.finetune import finetune
 from models.strategies.finish import finish
 from models.strategies.floor import head_rung

@@ -18,8 +18,8 @@ from bench.adaptation.images import Collection, collections, held_out, sample
 from bench.adaptation.journal import Journal
 from models.arrays import IntArray
 from models.identity import BackboneConfig
+from models.strategies.attempt import Recipe, attempt_on
 from models.strategies.budget import Budget
-from models.strategies.explore import Recipe, attempt_on
 from models.strategies.finetune import finetune
 from models.strategies.options import FinetuneOptions
 from models.strategies.training import predict

@@ -14,9 +14,10 @@ from models.arrays import FloatArray, IntArray
 from models.blocks import Block
 from models.dataset import Dataset
 from models.head import HiddenLayer
+from models.strategies.attempt import Recipe
 from models.strategies.basis import standardisation
 from models.strategies.budget import Clock
-from models.strategies.explore import Recipe, explore
+from models.strategies.explore import explore
 from models.strategies.finish import finish
 from models.strategies.head import FitResult
 from models.strategies.options import AdamHeadOptions, TrainingOptions

@@ -7,66 +7,24 @@ Enough examples: train against validation. Too few for a test that means anythin
 turn, the one after it stopping the training.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import torch
-from threadpoolctl import threadpool_limits
-from torch import nn
 
 from models.arrays import FloatArray, IntArray
-from models.blocks import Block
-from models.dataset import Dataset, SplitName
+from models.dataset import SplitName
 from models.errors import UntrainableData
 from models.evaluate import evaluate
-from models.head import answers
 from models.splits import SplitAssignment, assign_folds, assign_splits, folds_within
-from models.strategies.adapted import Adapted, random_head, started_from
+from models.strategies.attempt import Attempt, Recipe, attempt_on, scores_of
 from models.strategies.budget import Budget, Clock
 from models.strategies.head import check_train, rows_in
-from models.strategies.imbalance import Weighting, weigh
-from models.strategies.linear import SERVING
-from models.strategies.objective import objective
-from models.strategies.options import TrainingOptions
-from models.strategies.strength import DEFAULT, STRENGTHS, Search, fit_one, judge
-from models.strategies.training import Lesson, Report, Source, Trained, train
+from models.strategies.training import Report
 from models.trainable import check_trainable, evaluation_rule
 
 FOLDS = 5
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Recipe:
-    """One strategy, ready to be tried."""
-
-    strategy: str
-    dataset: Dataset
-    source: Source
-    build: Callable[[], nn.Module]  # a fresh network: inputs of the source -> embedding (n, D)
-    blocks: tuple[Block, ...]  # that may train, earliest first; names in what `build` gives
-    options: TrainingOptions
-    total_backbone_parameters: int
-    unfreeze_every: int | None = None
-    single_lr: bool = False
-    exact_start: bool = True
-    start: Dataset | None = None  # the same with the embeddings of `build`'s network, where those are others
-    width: int | None = None  # of what `build` gives; None: the backbone's embeddings
-    prepare: Callable[[Any, IntArray], None] | None = None  # tells what `build` gave the rows it trains on
-    device: str = "cpu"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Attempt:
-    """One network, trained on some rows and stopped by others."""
-
-    adapted: Adapted
-    trained: Trained
-    rows: IntArray
-    held: IntArray
-    strength: float | None  # of the exact head that it started from
-    weighting: Weighting
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -232,78 +190,3 @@ def _stopped(recipe: Recipe, attempts: Sequence[Attempt]) -> tuple[IntArray, Flo
     """What each attempt answered to the rows that stopped it."""
     scores = [scores_of(recipe, attempt.trained.logits, len(attempt.held)) for attempt in attempts]
     return np.concatenate([attempt.held for attempt in attempts]), np.concatenate(scores)
-
-
-def attempt_on(
-    recipe: Recipe,
-    rows: IntArray,
-    held: IntArray,
-    budget: Budget,
-    report: Report,
-    *,
-    reserve: float = 0.0,
-    strength: float | None = None,
-    stop_after: int | None = None,
-    planned: int | None = None,
-) -> Attempt:
-    """Start from the exact head, train. Args: strength: of that head; None: `held` chooses it."""
-    dataset, options = recipe.dataset, recipe.options
-    start = recipe.start or dataset
-    targets = dataset.targets[rows]
-    weighting = weigh(dataset.kind, targets, len(dataset.labels), options.class_weight)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(options.seed)
-        network = recipe.build().to(memory_format=torch.channels_last)  # as the source gives its inputs
-        if recipe.prepare is not None:
-            recipe.prepare(network, rows)
-        if recipe.exact_start:
-            with threadpool_limits(limits=1, user_api="blas"):
-                search = Search(class_weight=options.class_weight)
-                strength = _strength(start, rows, held, search) if strength is None else strength
-                head, _ = fit_one(start, rows, strength, options.class_weight, tolerance=SERVING)
-            scaled = started_from(head.head(dataset.labels), start.embeddings[rows], targets)
-        else:
-            width = recipe.width or start.embeddings.shape[1]
-            scaled = random_head(dataset.kind, width, len(dataset.labels) or 1, targets)
-    adapted = Adapted(network, recipe.blocks, scaled).to(recipe.device)
-    scales = {"centre": scaled.centre, "spread": scaled.spread}
-    lesson = Lesson(
-        kind=dataset.kind,
-        targets=dataset.targets,
-        source=recipe.source,
-        objective=objective(
-            dataset.kind, dataset.targets, weighting, smoothing=options.label_smoothing, **scales
-        ),
-        options=options,
-        unfreeze_every=recipe.unfreeze_every,
-        single_lr=recipe.single_lr,
-    )
-    trained = train(
-        adapted,
-        lesson,
-        rows,
-        held,
-        judge=objective(dataset.kind, dataset.targets, weighting, **scales),
-        budget=budget,
-        report=report,
-        reserve=reserve,
-        stop_after=stop_after,
-        planned=planned,
-    )
-    return Attempt(
-        adapted=adapted, trained=trained, rows=rows, held=held, strength=strength, weighting=weighting
-    )
-
-
-def scores_of(recipe: Recipe, logits: FloatArray | None, count: int) -> FloatArray:
-    """(m, C) probabilities or (m, 1) values."""
-    if logits is None:
-        return np.zeros((count, len(recipe.dataset.labels) or 1), dtype=np.float32)
-    return answers(recipe.dataset.kind, logits)
-
-
-def _strength(dataset: Dataset, rows: IntArray, held: IntArray, search: Search) -> float:
-    if not len(held):
-        return STRENGTHS[DEFAULT]
-    (judged,), _ = judge(dataset, rows, [held], search)
-    return STRENGTHS[judged.chosen]

@@ -15,8 +15,9 @@ from models.backbone import Backbone
 from models.blocks import coarse_blocks
 from models.dataset import Dataset
 from models.graph import preprocessing_of
+from models.strategies.attempt import Recipe
 from models.strategies.budget import Clock
-from models.strategies.explore import Recipe, explore
+from models.strategies.explore import explore
 from models.strategies.finish import TunedFit, finish
 from models.strategies.options import FinetuneOptions
 from models.strategies.sources import PixelSource

@@ -11,7 +11,8 @@ from models.arrays import FloatArray, IntArray
 from models.blocks import Trainable, count_parameters
 from models.evaluate import evaluate
 from models.losses import THRESHOLD
-from models.strategies.explore import Attempt, Candidate, Recipe, attempt_on, scores_of
+from models.strategies.attempt import Attempt, Recipe, attempt_on, scores_of
+from models.strategies.explore import Candidate
 from models.strategies.head import FitResult, inputs_of, rows_in, weighting_record
 from models.strategies.training import Report, predict
 

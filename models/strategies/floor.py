@@ -3,7 +3,7 @@
 from torch import nn
 
 from models.dataset import Dataset
-from models.strategies.explore import Recipe
+from models.strategies.attempt import Recipe
 from models.strategies.options import TrainingOptions
 from models.strategies.sources import EmbeddingSource
 

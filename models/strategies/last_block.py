@@ -4,8 +4,9 @@ import copy
 from dataclasses import replace
 
 from models.dataset import Dataset
+from models.strategies.attempt import Recipe
 from models.strategies.budget import Clock
-from models.strategies.explore import Recipe, explore
+from models.strategies.explore import explore
 from models.strategies.finish import TunedFit, finish
 from models.strategies.options import LastBlockOptions
 from models.strategies.sources import FeatureMaps, FeatureSource

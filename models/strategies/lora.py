@@ -17,8 +17,9 @@ from torch import nn
 from models.arrays import FloatArray
 from models.blocks import Block
 from models.dataset import Dataset
+from models.strategies.attempt import Recipe
 from models.strategies.budget import Clock
-from models.strategies.explore import Recipe, explore
+from models.strategies.explore import explore
 from models.strategies.finish import TunedFit, finish
 from models.strategies.options import LoraOptions
 from models.strategies.sources import FeatureMaps, FeatureSource
