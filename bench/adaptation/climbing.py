@@ -18,10 +18,11 @@ from models.strategies.floor import head_rung
 from models.strategies.last_block import last_block
 from models.strategies.lora import lora, merged
 from models.strategies.options import HeadOptions
-from models.strategies.rule import Means, Rule, Rung, choose_rule
+from models.strategies.rule import Rule, Rung, choose_rule, means_of
 from models.strategies.rungs import FEW_VALIDATION, rung_options
 from models.strategies.sources import FeatureSource, PixelSource
 from models.strategies.training import Source
+from models.tails import read_tails
 from models.views import views_of
 
 NO_LIMIT = 86_400.0  # seconds: what is compared here is the choice, not what a busy machine leaves time for
@@ -31,12 +32,9 @@ def climb(lab: Lab, rows: IntArray, seed: int, finetune_epochs: int) -> Outcome:
     """What `auto` serves of these photos. Args: finetune_epochs: as the other fits of the map have them."""
     began = time.monotonic()
     dataset = lab.features.dataset.take(rows)
-    rule = choose_rule(
-        len(dataset),
-        tuple(dataset.per_class.values()),
-        _domain(lab, dataset, seed).domain,
-        Means(blocks=(1, 2)),
-    )
+    means = means_of(read_tails(lab.features.prepared.onnx_path))
+    domain = _domain(lab, dataset, seed)
+    rule = choose_rule(len(dataset), tuple(dataset.per_class.values()), domain.domain, means)
     floor = _explored(head_rung(dataset, seed=seed, total_backbone_parameters=lab.parameters))
     targets = dataset.targets[floor.validation_rows]
     ladder = Climb(dataset.kind, targets, start=rule.start)

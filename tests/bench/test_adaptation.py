@@ -70,13 +70,14 @@ def test_three_ways_are_measured_once_and_reported_again(tmp_path, stamps_root):
 
 
 @pytest.mark.usefixtures("one_thread")
-def test_the_map_is_measured_and_drawn_without_auto(tmp_path, stamps_root):
+def test_the_map_is_measured_and_drawn_with_what_auto_chose(tmp_path, stamps_root):
     said = quick("map", tmp_path, "--datasets", "elpv", "stamps", "--stamps", str(stamps_root))
     shown = PROGRAMS["map"](said)
     rows = [json.loads(line) for line in (tmp_path / "out" / "map.jsonl").read_text("utf-8").splitlines()]
     # of stamps there are too few for 20 a class
     assert {tuple(row["key"][:2]) for row in rows} == {("elpv", 5), ("elpv", 20), ("stamps", 5)}
-    assert {row["key"][2] for row in rows} == {"head", "last_block", "finetune"}
+    assert {row["key"][2] for row in rows} == {"head", "last_block", "finetune", "auto"}
+    assert {row["chose"] for row in rows if row["key"][2] == "auto"} <= {"head", "last_block"}
     for row in rows:
         assert from_hex(row["correct"], row["held_out"]).mean() == pytest.approx(row["accuracy"])
     assert (tmp_path / "out" / "map.png").stat().st_size > 1000
