@@ -98,4 +98,4 @@ def test_a_process_that_obeys_ends_by_itself(kept):
     kept.append(each)
     each.tick(0.0)
     each.signal(signal.SIGTERM)
-    assert each.end(time.monotonic() + 5) is True
+    assert each.end(time.monotonic() + 20) is True  # at once, but for a busy machine
