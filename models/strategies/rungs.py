@@ -39,5 +39,6 @@ def rung_options(rule: Rule, rung: Rung, *, seed: int, max_seconds: float) -> Tr
     }
     if rung == "finetune":
         return FinetuneOptions(**shared)
-    kind = LoraOptions if rung == "lora" else LastBlockOptions
-    return kind(blocks=rule.blocks or 1, **shared)
+    if rung == "lora":
+        return LoraOptions(**shared)  # on one block: its factors are to stay under 1 % of the backbone
+    return LastBlockOptions(blocks=rule.blocks or 1, **shared)
