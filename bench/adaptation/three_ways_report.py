@@ -123,8 +123,8 @@ def _draw(plan: Plan, rows: Rows, folder: Path) -> None:
                 if any(changes):  # a frozen network has none, which a logarithmic axis can't show
                     right.plot(names, changes, marker=".", label=way)
         left.set_yticks(range(len(WAYS)), list(WAYS))
-        left.set(title=f"{dataset}: accuracy on validation, %, every seed and the mean")
-        right.set(title="relative weight change by block", yscale="log")
+        left.set(title=f"{dataset}: validation accuracy, %")
+        right.set(title="relative weight change", yscale="log")
         right.tick_params(axis="x", rotation=45)
         if right.lines:
             right.legend(fontsize=7)
