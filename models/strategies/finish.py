@@ -116,7 +116,8 @@ def _served(candidate: Candidate, report: Report) -> tuple[Attempt, FittedOn]:
             lambda said: report({**said, "phase": "refitting"}),
             strength=float(np.median(strengths)) if strengths else None,
             stop_after=candidate.epochs,
-            planned=int(np.median([attempt.trained.planned for attempt in candidate.attempts])),
+            # the rates come down by then: cut off where they are high, a refit may end anywhere, unseen
+            planned=max(0, candidate.epochs - recipe.options.warmup_epochs),
         )
         if refitted.trained.epochs == candidate.epochs:
             return refitted, fitted_on
@@ -145,6 +146,7 @@ def _decision(candidate: Candidate, served: Attempt, parameters: Trainable) -> d
         "start_strength": served.strength,
         "epochs": {
             "served": served.trained.epochs,
+            "served_planned": served.trained.planned,
             "planned": [attempt.trained.planned for attempt in candidate.attempts],
             "best": [attempt.trained.epochs for attempt in candidate.attempts],
             "ended_by": [attempt.trained.ended for attempt in candidate.attempts],

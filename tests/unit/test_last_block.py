@@ -222,6 +222,16 @@ def test_a_budget_plans_fewer_epochs_rather_than_cutting_the_schedule_off():
     assert epochs["best"][0] <= planned + 1  # and the warm-up
 
 
+def test_the_rates_of_a_refit_have_come_down_when_it_ends():
+    """No validation stops it: cut off at a high rate, what is served would be as good as luck has it."""
+    tuned = Case().fit(epochs=30, patience=3)
+    epochs = tuned.fit.decision["epochs"]
+
+    assert tuned.fit.fitted_on == "train+validation"
+    assert epochs["served"] == epochs["best"][0] < 30
+    assert epochs["served_planned"] == max(0, epochs["served"] - 1)  # without the warm-up
+
+
 def test_a_budget_for_nothing_keeps_the_head():
     tuned = Case().fit(clock=Ticking(), max_seconds=2)
 
