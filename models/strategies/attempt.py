@@ -69,8 +69,12 @@ def attempt_on(
     strength: float | None = None,
     stop_after: int | None = None,
     planned: int | None = None,
+    keep_last: bool = False,
 ) -> Attempt:
-    """Start from the exact head, train. Args: strength: of that head; None: `held` chooses it."""
+    """Start from the exact head, train.
+
+    Args: strength: of that head; None: `held` chooses it; the others as of `train`.
+    """
     dataset, options = recipe.dataset, recipe.options
     weighting = weigh(dataset.kind, dataset.targets[rows], len(dataset.labels), options.class_weight)
     with torch.random.fork_rng(devices=[]):
@@ -103,6 +107,7 @@ def attempt_on(
         reserve=reserve,
         stop_after=stop_after,
         planned=planned,
+        keep_last=keep_last,
     )
     return Attempt(
         adapted=adapted, trained=trained, rows=rows, held=held, strength=strength, weighting=weighting

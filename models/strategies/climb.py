@@ -1,12 +1,13 @@
 """Strategy `auto`: which rung of the ladder is kept, by validation alone.
 
-Rungs come cheapest first. The head is the floor. The rung that the rule starts from is believed until
-validation says that it is worse; one beyond it has to gain more than noise. Every comparison is of two
-answers to the same validation examples, so that what is hard for both counts for neither.
+Rungs come cheapest first. The head is the floor; every other one has to gain more than noise, in right
+answers or, where those don't tell, in the loss, which says more of each example. Every comparison is of
+two answers to the same validation examples, so that what is hard for both counts for neither.
 
 Answers in, a choice and its record out; imports nothing heavy.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +19,9 @@ from models.dataset import Targets
 from models.head import Kind
 from models.losses import correct, losses
 
-NOISE = 1.0  # standard errors of the paired difference that a rung beyond the start has to gain
+NOISE = 1.0  # standard errors of the paired difference that a rung has to gain
+
+Merit = Callable[[Kind, Targets, FloatArray], NDArray[np.float64]]
 
 MERITS = {
     "multiclass": "accuracy",
@@ -41,13 +44,20 @@ class Tried:
 class Gain:
     """How much better a rung answers than another, on the same examples."""
 
-    mean: float  # of MERITS, above 0 is better
+    mean: float  # above 0 is better
     standard_error: float
     examples: int
 
     @property
     def beyond_noise(self) -> bool:
         return self.mean > NOISE * self.standard_error
+
+    @property
+    def worse_beyond_noise(self) -> bool:
+        return self.mean < -NOISE * self.standard_error
+
+    def to_json(self, of: str) -> dict[str, Any]:
+        return {"of": of, "mean": self.mean, "standard_error": self.standard_error}
 
 
 class Climb:
@@ -75,15 +85,15 @@ class Climb:
             record["why"] = "the floor: whatever else is tried has to be better"
             self.best = tried
             return True
-        gain = paired_gain(self._kind, self._targets, tried.scores, best.scores)
-        kept = gain.mean >= 0 if tried.name == self._start else gain.beyond_noise
-        record["gain"] = {
-            "over": best.name,
-            "of": MERITS[self._kind],
-            "mean": gain.mean,
-            "standard_error": gain.standard_error,
-        }
-        record["why"] = self._why(tried, best, gain, kept=kept)
+        gain = self._gain(merits, tried, best)
+        closer = self._gain(closeness, tried, best)
+        record["gain"] = {"over": best.name, **gain.to_json(MERITS[self._kind])}
+        if self._kind == "multiclass":
+            record["loss_gain"] = {"over": best.name, **closer.to_json("cross-entropy")}
+        kept, why = _verdict(gain, closer)
+        record["why"] = (
+            f"{why}: {gain.mean:+.4f} (standard error {gain.standard_error:.4f}) against {best.name}"
+        )
         if kept:
             self.best = tried
         return kept
@@ -104,24 +114,24 @@ class Climb:
     def _best_name(self) -> str | None:
         return None if self.best is None else self.best.name
 
-    def _why(self, tried: Tried, best: Tried, gain: Gain, *, kept: bool) -> str:
-        amount = f"{gain.mean:+.4f} (standard error {gain.standard_error:.4f}) against {best.name}"
-        if tried.name == self._start:
-            expected = "the rule expects it to be best"
-            return (
-                f"{expected}, and it isn't worse: {amount}"
-                if kept
-                else f"{expected}, but it is worse: {amount}"
-            )
-        return f"it gains more than noise: {amount}" if kept else f"it gains no more than noise: {amount}"
+    def _gain(self, merit: Merit, tried: Tried, best: Tried) -> Gain:
+        return paired_gain(
+            merit(self._kind, self._targets, tried.scores), merit(self._kind, self._targets, best.scores)
+        )
 
 
-def paired_gain(kind: Kind, targets: Targets, scores: FloatArray, over: FloatArray) -> Gain:
-    """Mean and standard error of the difference of each example's merit.
+def _verdict(gain: Gain, closer: Gain) -> tuple[bool, str]:
+    """Whether a rung is kept, and why."""
+    if gain.beyond_noise:
+        return True, "it gains more than noise"
+    if closer.beyond_noise and not gain.worse_beyond_noise:
+        return True, "its loss gains more than noise, and its answers aren't worse than noise"
+    return False, "it gains no more than noise"
 
-    Args: scores, over: (m, C) or (m, 1), of the same m >= 1 examples.
-    """
-    difference = merits(kind, targets, scores) - merits(kind, targets, over)
+
+def paired_gain(merit: NDArray[np.float64], over: NDArray[np.float64]) -> Gain:
+    """Mean and standard error of the difference. Args: merit, over: (m,) of the same m >= 1 examples."""
+    difference = merit - over
     count = len(difference)
     error = float(difference.std(ddof=1) / np.sqrt(count)) if count > 1 else np.inf
     return Gain(mean=float(difference.mean()), standard_error=error, examples=count)
@@ -131,6 +141,10 @@ def merits(kind: Kind, targets: Targets, scores: FloatArray) -> NDArray[np.float
     """(m,): 1 for a right answer, else 0; or minus the cross-entropy; or minus the squared error."""
     if kind == "multiclass":
         return correct(kind, targets, scores).astype(np.float64)
-    if kind == "multilabel":
-        return -losses(kind, targets, scores)
-    return -np.square(losses(kind, targets, scores))
+    return closeness(kind, targets, scores)
+
+
+def closeness(kind: Kind, targets: Targets, scores: FloatArray) -> NDArray[np.float64]:
+    """(m,): minus the cross-entropy, or minus the squared error."""
+    loss = losses(kind, targets, scores)
+    return -np.square(loss) if kind == "regression" else -loss

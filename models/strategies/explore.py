@@ -25,6 +25,7 @@ from models.strategies.training import Report
 from models.trainable import check_trainable, evaluation_rule
 
 FOLDS = 5
+FOLDS_OF_FEW = 3  # each is a training of its own, for a choice alone
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -73,7 +74,8 @@ def explore(
     """Split, train, answer validation.
 
     Args:   few_validation: examples, below which train and validation are answered in folds instead, so
-            that a choice between strategies rests on all of them.
+            that a choice between strategies rests on all of them; a fold is answered by the last epoch,
+            since a few examples can't tell which is best.
     Raises: UntrainableData, as `fit_head`.
     """
     dataset, options = recipe.dataset, recipe.options
@@ -85,7 +87,9 @@ def explore(
     rng = np.random.default_rng(options.seed)
     report({"phase": "splitting"})
     if mode == "out_of_fold":
-        return replace(_over_folds(recipe, rng, budget, report), mode=mode, because=because)
+        return replace(
+            _over_folds(recipe, rng, budget, report, keep_last=few_validation > 0), mode=mode, because=because
+        )
     assigned = assign_splits(dataset, rng)
     check_train(dataset, rows_in(assigned.splits, "train"))
     validation = rows_in(assigned.splits, "validation")
@@ -122,9 +126,9 @@ def _held_out(recipe: Recipe, assigned: SplitAssignment, budget: Budget, report:
 def _cross_validated(
     recipe: Recipe, assigned: SplitAssignment, rng: np.random.Generator, budget: Budget, report: Report
 ) -> Candidate:
-    """Each fold of train and validation stops, and is answered by, a network that trained on the others."""
+    """Each fold of train and validation is answered by a network that trained on the others."""
     known = np.flatnonzero(np.array(assigned.splits) != "test")
-    count = min(FOLDS, len(known) // 2)
+    count = min(FOLDS_OF_FEW, len(known) // 2)
     numbers = folds_within(recipe.dataset, known, assigned.groups, count, rng)
     attempts = [
         attempt_on(
@@ -133,6 +137,7 @@ def _cross_validated(
             known[numbers == fold],
             budget.share(count - fold + 1),  # the refit is one more
             _of_fold(report, fold, count),
+            keep_last=True,
         )
         for fold in range(count)
     ]
@@ -152,7 +157,9 @@ def _cross_validated(
     )
 
 
-def _over_folds(recipe: Recipe, rng: np.random.Generator, budget: Budget, report: Report) -> Candidate:
+def _over_folds(
+    recipe: Recipe, rng: np.random.Generator, budget: Budget, report: Report, *, keep_last: bool
+) -> Candidate:
     folds = assign_folds(recipe.dataset, FOLDS, rng)
     numbers = folds.numbers
     attempts = []
@@ -164,6 +171,7 @@ def _over_folds(recipe: Recipe, rng: np.random.Generator, budget: Budget, report
             np.flatnonzero(numbers == stopping),
             budget.share(folds.count - fold + 1),  # the refit is one more
             _of_fold(report, fold, folds.count),
+            keep_last=keep_last,
         )
         attempts.append(attempt)
     rows, scores = _stopped(recipe, attempts)

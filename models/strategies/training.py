@@ -80,13 +80,15 @@ def train(
     reserve: float = 0.0,
     stop_after: int | None = None,
     planned: int | None = None,
+    keep_last: bool = False,
 ) -> Trained:
     """Train on `rows`, keep what is best on `held`; without `held`, what the last epoch gives.
 
     Args:   judge: the loss that validation is measured by; reserve: what an epoch of a later refit costs, in
             epochs of this one: so much time a kept epoch is left over; stop_after: epochs, of a schedule
             that is planned for all; planned: that many after the warm-up, for a refit; None: those of
-            the options, or as many as the budget has time for.
+            the options, or as many as the budget has time for; keep_last: what the last epoch gives, where
+            `held` is too little to tell one epoch from another: its best would flatter the answers to it.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(lesson.options.seed)
@@ -100,6 +102,7 @@ def train(
             report=report,
             reserve=reserve,
             planned=planned,
+            keep_last=keep_last,
         )
         return course.run(stop_after)
 
@@ -134,12 +137,14 @@ class _Course:
         report: Report,
         reserve: float,
         planned: int | None,
+        keep_last: bool,
     ) -> None:
         self.adapted, self.lesson, self.rows, self.held = adapted, lesson, rows, held
         self.judge, self.budget, self.report, self.reserve = judge, budget, report, reserve
         self.options = lesson.options
         self.planned = self.options.epochs if planned is None else planned  # after the warm-up
         self.fixed = planned is not None
+        self.keep_last = keep_last
         self.shortened = False  # for want of time
         self.rng = np.random.default_rng(self.options.seed)
         self.steps = 0
@@ -166,6 +171,7 @@ class _Course:
             self._measure(epoch, loss)
             if (
                 len(self.held)
+                and not self.keep_last
                 and epoch - max(self.best_epoch, self.options.warmup_epochs) >= self._patience()
             ):
                 ended = "patience"
@@ -276,7 +282,7 @@ class _Course:
             self.answering_s = self.budget.now() - began
             entry |= self._judged(logits)
             rank = self._rank(entry)
-            if self.best is None or rank > self.best:
+            if self.best is None or self.keep_last or rank > self.best:
                 self.best, self.best_epoch = rank, epoch
                 self.best_state, self.best_logits = self.adapted.state(), logits
         else:

@@ -1,4 +1,4 @@
-"""Which rung is kept: the floor, the start that is believed, and what has to gain more than noise."""
+"""Which rung is kept: the floor, or what gains more than noise."""
 
 import numpy as np
 import pytest
@@ -26,24 +26,43 @@ def climb(start, **rungs):
     return ladder, kept
 
 
-def test_the_start_is_believed_where_it_is_no_worse():
-    ladder, kept = climb("last_block", head=right(0.8), last_block=right(0.8))
-    assert kept["last_block"]
-    assert ladder.goes_on
+def surer(scores):
+    """The same answers, surer where they are right, hedged where they are wrong."""
+    own = scores[np.arange(len(TARGETS)), TARGETS]
+    own = np.where(own > 0.5, 0.98, 0.45).astype(np.float32)
+    return np.where(np.eye(2, dtype=bool)[TARGETS], own[:, None], 1 - own[:, None])
 
 
-def test_the_start_is_left_where_it_is_worse():
-    ladder, kept = climb("last_block", head=right(0.8), last_block=right(0.795))
+@pytest.mark.parametrize("start", ["head", "last_block"])
+def test_a_rung_that_answers_the_same_is_not_kept_wherever_the_rule_starts(start):
+    ladder, kept = climb(start, head=right(0.8), last_block=right(0.8))
     assert not kept["last_block"]
-    assert ladder.best.name == "head"
     assert not ladder.goes_on
-    assert "but it is worse" in ladder.record()["candidates"][-1]["why"]
+    assert "no more than noise" in ladder.record()["candidates"][-1]["why"]
+
+
+def test_the_loss_decides_between_answers_that_are_right_alike():
+    ladder, kept = climb("head", head=right(0.8), last_block=surer(right(0.8)))
+    assert kept["last_block"]
+    assert ladder.record()["candidates"][-1]["loss_gain"]["mean"] > 0
+
+
+def test_a_better_loss_does_not_excuse_fewer_right_answers():
+    ladder, kept = climb("head", head=right(0.9), last_block=surer(right(0.8)))
+    assert ladder.record()["candidates"][-1]["loss_gain"]["mean"] > 0
+    assert not kept["last_block"]
+
+
+def test_the_ladder_goes_on_until_the_start_was_tried():
+    ladder, kept = climb("finetune", head=right(0.8), last_block=right(0.7))
+    assert not kept["last_block"]
+    assert ladder.goes_on
 
 
 @pytest.mark.parametrize(
     ("share", "first", "wins"), [(0.81, 30, False), (0.9, 0, True)], ids=["noise", "gain"]
 )
-def test_beyond_the_start_a_rung_has_to_gain_more_than_noise(share, first, wins):
+def test_a_rung_has_to_gain_more_than_noise(share, first, wins):
     """One point more, but right on other examples: the paired difference is within its standard error."""
     ladder, kept = climb("head", head=right(0.8), last_block=right(share, first))
     assert kept["last_block"] == wins == ladder.goes_on
@@ -53,7 +72,7 @@ def test_beyond_the_start_a_rung_has_to_gain_more_than_noise(share, first, wins)
 
 def test_answers_to_the_same_examples_are_compared_in_pairs():
     """Ten points of difference on the very same examples are far beyond what two scores would show."""
-    gain = paired_gain("multiclass", TARGETS, right(0.9), right(0.8))
+    gain = paired_gain(*(merits("multiclass", TARGETS, right(share)) for share in (0.9, 0.8)))
     assert gain.mean == pytest.approx(0.1)
     assert gain.standard_error == pytest.approx(np.sqrt(0.1 * 0.9 / 199), rel=0.01)
     assert gain.standard_error < np.sqrt(0.9 * 0.1 / 200 + 0.8 * 0.2 / 200)

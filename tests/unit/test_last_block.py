@@ -7,6 +7,7 @@ from torch import nn
 
 from models.blocks import coarse_blocks
 from models.strategies.explore import explore
+from models.strategies.finish import finish
 from models.strategies.head import fit_head
 from models.strategies.last_block import fit_last_block, last_block
 from models.strategies.options import HeadOptions, LastBlockOptions
@@ -190,6 +191,20 @@ def test_validation_is_answered_before_the_test_is_looked_at():
     assert np.array_equal(first.validation_scores, second.validation_scores)
     assert first.validation == second.validation
     assert first.epochs == second.epochs
+
+
+@pytest.mark.parametrize("count", [300, 60], ids=["held out", "out of fold"])
+def test_few_validation_examples_are_answered_in_folds_by_the_last_epoch(count):
+    """The best of many epochs by a handful of answers flatters them; and the refit does as the folds did."""
+    case = Case(count=count)
+    options = LastBlockOptions(epochs=4, lr=0.3, patience=1)
+    recipe = last_block(case.dataset, case.maps, case.split, options, total_backbone_parameters=case.total)
+    candidate = explore(recipe, report=lambda _: None, few_validation=1000)
+    tuned = finish(candidate, report=lambda _: None)
+
+    assert [each.trained.epochs for each in candidate.attempts] == [5] * len(candidate.attempts)  # 1 warms up
+    assert len(candidate.attempts) > 1
+    assert (tuned.fit.decision["epochs"]["served"], tuned.fit.decision["epochs"]["served_planned"]) == (5, 4)
 
 
 def test_progress_is_told_with_losses_score_and_time_left():
