@@ -33,6 +33,7 @@ bench: install
 evidence: install
 	$(BIN)/python -m bench.adaptation three-ways $(EVIDENCE)
 	$(BIN)/python -m bench.adaptation map $(EVIDENCE)
+	$(BIN)/python -m bench.adaptation rungs $(EVIDENCE)
 	$(BIN)/python -m bench.adaptation elpv $(EVIDENCE)
 
 serve: install

@@ -1,4 +1,4 @@
-"""The evidence of the ways to adapt: `three-ways`, `map` and `elpv`, kept as JSON lines, tables and pictures.
+"""The evidence of the ways to adapt, `three-ways`, `map`, `elpv` and `rungs`: JSON lines, tables, pictures.
 
 An interrupted program goes on where it was when the same command is given again; one that is complete only
 writes its report anew.
@@ -8,14 +8,19 @@ import argparse
 import signal
 import sys
 import time
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import platformdirs
 
 from bench import report as machines
 from bench.processes import BenchFailed
 from models.errors import PolyheadError
+
+if TYPE_CHECKING:
+    from bench.adaptation.served import Plan
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "benchmarks" / "adaptation"
 QUICK = DOCS.parents[2] / "build" / "bench" / "adaptation"
@@ -69,13 +74,12 @@ def arguments(words: list[str]) -> argparse.Namespace:
     grid.add_argument("--finetune-epochs", type=int, default=5)
     grid.add_argument("--options", default="{}", help='JSON by strategy: {"last_block": {"epochs": 8}}')
     elpv = _program(programs, "elpv", "ELPV through HTTP, fold by fold")
-    elpv.add_argument("--seed", type=int, default=0, help="of the four folds")
-    elpv.add_argument("--folds", default="0,1,2,3")
+    _folds(elpv)
     elpv.add_argument("--strategy", default="auto")
     elpv.add_argument("--options", default="{}", help="JSON, of the run")
-    elpv.add_argument(
-        "--set", action="append", default=[], metavar="NAME=VALUE", help="a server's setting: input_size=300"
-    )
+    rungs = _program(programs, "rungs", "head, last_block and lora on the folds of ELPV, through HTTP")
+    _folds(rungs)
+    rungs.set_defaults(strategy="head", options="{}")
     return _completed(parser.parse_args(words))
 
 
@@ -104,11 +108,19 @@ def _fits(parser: argparse.ArgumentParser, *, seeds: int) -> None:
     parser.add_argument("--threads", type=int, default=1)
 
 
+def _folds(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--seed", type=int, default=0, help="of the four folds")
+    parser.add_argument("--folds", default="0,1,2,3")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="a server's setting: input_size=300"
+    )
+
+
 def _completed(said: argparse.Namespace) -> argparse.Namespace:
     """What was left open, and what --quick makes small."""
     said.out = said.out or (QUICK if said.quick else DOCS)
     said.backbone = said.backbone or (TINY if said.quick else DEFAULT)
-    if said.program == "elpv":
+    if said.program in {"elpv", "rungs"}:
         return said
     said.datasets = said.datasets or (["elpv"] if said.quick else ["elpv", "stamps"])
     said.per_class = 60 if said.quick else None  # photos
@@ -144,20 +156,35 @@ def grid(said: argparse.Namespace) -> str:
 
 
 def elpv(said: argparse.Namespace) -> str:
-    from rich.console import Console  # noqa: PLC0415
-
     from bench.adaptation import served as program  # noqa: PLC0415
-    from bench.adaptation.journal import Journal  # noqa: PLC0415
     from bench.adaptation.served_report import report  # noqa: PLC0415
 
     plan = program.plan_of(said)
+    return report(plan, _served(plan, said), where(said), said.out)
+
+
+def rungs(said: argparse.Namespace) -> str:
+    from bench.adaptation import served as program  # noqa: PLC0415
+    from bench.adaptation.rungs_report import RUNGS, report  # noqa: PLC0415
+
+    plan = program.plan_of(said)
+    plans = {rung: replace(plan, strategy=rung) for rung in RUNGS}
+    return report(plans, {rung: _served(each, said) for rung, each in plans.items()}, where(said), said.out)
+
+
+def _served(plan: "Plan", said: argparse.Namespace) -> list[dict[str, Any]]:
+    """Measure the folds that are lacking. Returns: the rows of all seeds."""
+    from rich.console import Console  # noqa: PLC0415
+
+    from bench.adaptation.journal import Journal  # noqa: PLC0415
+    from bench.adaptation.served import measure  # noqa: PLC0415
+
     journal = Journal(said.out / "elpv.jsonl", plan.settings)
-    console = Console(stderr=True, markup=False, highlight=False, emoji=False)
-    program.measure(plan, journal, said.work, console)
-    return report(plan, journal.rows(), where(said), said.out)
+    measure(plan, journal, said.work, Console(stderr=True, markup=False, highlight=False, emoji=False))
+    return journal.rows()
 
 
-PROGRAMS = {"three-ways": three_ways, "map": grid, "elpv": elpv}
+PROGRAMS = {"three-ways": three_ways, "map": grid, "elpv": elpv, "rungs": rungs}
 
 
 def where(said: argparse.Namespace) -> machines.Machine:

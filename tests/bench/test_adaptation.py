@@ -15,6 +15,8 @@ from bench.adaptation.grid import AUTO, Plan, plan_of
 from bench.adaptation.grid_report import Cell, verdicts
 from bench.adaptation.images import CLASSES, held_out, sample, solar_cells, stamps
 from bench.adaptation.journal import Journal
+from bench.adaptation.rungs_report import RUNGS
+from bench.adaptation.rungs_report import verdicts as rung_verdicts
 from bench.adaptation.spread import mean, no_worse, paired
 from bench.adaptation.three_ways import WAYS, change, parts
 from bench.adaptation.three_ways import plan_of as ways_of
@@ -93,6 +95,23 @@ def test_a_fold_of_solar_cells_goes_through_http(tmp_path):
     assert row["fitted_on"] == "train+validation"
     assert row["test"]["count"] >= 50  # a quarter of 200
     assert "served, seed 0 (1 of 4 folds)" in shown
+
+
+@pytest.mark.timeout(280)
+def test_rungs_are_held_against_each_other_on_the_same_folds(tmp_path):
+    shown = PROGRAMS["rungs"](quick("rungs", tmp_path, "--folds", "1"))
+    lines = [json.loads(line) for line in (tmp_path / "out" / "elpv.jsonl").read_text("utf-8").splitlines()]
+    assert [(row["key"], row["strategy"]) for row in lines] == [([0, 1], rung) for rung in RUNGS]
+    first = next(line for line in shown.splitlines() if line.startswith("| 0 | 1 |"))
+    assert first == "| 0 | 1 | " + " | ".join(f"{100 * row['accuracy']:.2f}" for row in lines) + " |"
+
+
+def test_lora_has_to_be_above_the_head_and_close_to_the_last_block():
+    few = [0.01, 0.02]
+    said = rung_verdicts(mean(few), mean([-0.005, -0.005]))
+    assert all(text.startswith("reached") for text in said.values())
+    said = rung_verdicts(mean([-0.01, 0.0]), mean([-0.02, -0.01]))
+    assert all(text.startswith("**not reached**") for text in said.values())
 
 
 @pytest.mark.parametrize(
