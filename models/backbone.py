@@ -287,7 +287,9 @@ def _check_declared(backbone: Backbone) -> None:
         "features must name what the embedding is": not backbone.features,
         f"it has no submodule {', '.join(lost)}, which stages names": bool(lost),
         "stages names a submodule twice": len(set(backbone.stages)) < len(backbone.stages),
-        "a stage can't be called pixels or embedding": bool({"pixels", "embedding"} & set(backbone.stages)),
+        "a stage can't be called pixels, embedding or pooled": bool(
+            {"pixels", "embedding", "pooled"} & set(backbone.stages)
+        ),
     }
     for problem, found in problems.items():
         if found:

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from models.arrays import FloatArray, UInt8Array
 from models.backbone import Backbone, weights_digest
 from models.errors import BackboneError, ExportError
-from models.identity import BackboneIdentity, Precision, Preprocessing, Stage
+from models.identity import POOLED, BackboneIdentity, Precision, Preprocessing, Stage
+from models.pooling import pool
 
 OPSET = 20  # onnx's own defaults are newer than what onnxruntime reads
 IR_VERSION = 10
@@ -39,7 +40,7 @@ class PixelGraph(nn.Module):
         self.register_buffer("shift", -mean / std, persistent=False)
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
-        """(N, H, W, C) uint8 → the embedding (N, D) float32, then each stage, in the backbone's order."""
+        """(N, H, W, C) uint8 → the embedding (N, D) float32, then what `taps` names, in that order."""
         images = pixels.permute(0, 3, 1, 2).to(torch.float32) * self.scale + self.shift
         embedding, tapped = self.backbone.run(images)
         for name in self.backbone.stages:
@@ -47,7 +48,15 @@ class PixelGraph(nn.Module):
                 raise BackboneError(
                     f"backbone {self.backbone.name}: stage {name} takes no part in the embedding"
                 )
-        return embedding, *(tapped[name] for name in self.backbone.stages)
+        maps = [tapped[name] for name in self.backbone.stages]
+        # a stage that gives no tensor is refused by `identify`, in words
+        pooled = [pool(embedding, [each for each in maps if isinstance(each, Tensor)])] if maps else []
+        return embedding, *maps, *pooled
+
+
+def taps(backbone: Backbone) -> tuple[str, ...]:
+    """The outputs beside the embedding: each stage, and all of them pooled where there are any."""
+    return (*backbone.stages, POOLED) if backbone.stages else ()
 
 
 def preprocessing_of(backbone: Backbone) -> Preprocessing:
@@ -76,7 +85,7 @@ def identify(backbone: Backbone, precision: Precision) -> BackboneIdentity:
         features=backbone.features,
         stages=tuple(
             Stage(name=name, shape=tuple(output.shape[1:]))
-            for name, output in zip(backbone.stages, stages, strict=True)
+            for name, output in zip(taps(backbone), stages, strict=True)
         ),
         precision=precision,
         total_parameters=sum(parameter.numel() for parameter in backbone.module.parameters()),
@@ -93,13 +102,13 @@ def embed(backbone: Backbone, pixels: UInt8Array) -> FloatArray:
 
 
 def export_onnx(backbone: Backbone, identity: BackboneIdentity, path: Path) -> None:
-    """Write the graph: input `pixels`, outputs `embedding` and one named as each stage; any batch size.
+    """Write the graph: input `pixels`, outputs `embedding` and what `taps` names; any batch size.
 
     Raises: BackboneError: an operation of the network has no ONNX form.
     """
     graph = PixelGraph(backbone).eval()
     try:
-        model = traced(graph, _blank(backbone), "pixels", (EMBEDDING, *backbone.stages))
+        model = traced(graph, _blank(backbone), "pixels", (EMBEDDING, *taps(backbone)))
     except ExportError as error:
         raise BackboneError(f"backbone {backbone.name}: it can't be exported to ONNX: {error}") from error
     onnx.helper.set_model_props(
@@ -160,7 +169,7 @@ def _tried(backbone: Backbone) -> Sequence[Tensor]:
     except Exception as error:  # a network may fail in any way on an input that it wasn't made for
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise BackboneError(f"backbone {backbone.name}: it can't be run on {size}: {reason}") from error
-    for name, output in zip((EMBEDDING, *backbone.stages), outputs, strict=True):
+    for name, output in zip((EMBEDDING, *taps(backbone)), outputs, strict=True):
         if not isinstance(output, Tensor) or output.ndim < 2 or output.shape[0] != 2:
             raise BackboneError(
                 f"backbone {backbone.name}: its {name} is no tensor with a row for each image"

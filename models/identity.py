@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 EMBEDDING = "embedding"  # the backbone's own output; the others are named as their stages
+POOLED = "pooled"  # all stages as one vector (models/pooling.py)
 PIXELS = "pixels"  # what a network of a task's own consumes: no output of the backbone
 AS_IT_IS = "as it is"  # the view of an image that is no flip of it
 
@@ -65,7 +66,7 @@ class BackboneIdentity:
     preprocessing: Preprocessing
     embedding_dim: int
     features: str  # the feature definition, e.g. "pre-logits"
-    stages: tuple[Stage, ...]  # earliest first
+    stages: tuple[Stage, ...]  # earliest first, and all of them pooled
     precision: Precision
     total_parameters: int  # without its own classifier
     licence: str  # SPDX id, or "unknown"

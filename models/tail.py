@@ -16,6 +16,8 @@ from models.backbone import PRE_LOGITS, Backbone
 from models.blocks import Block, coarse_blocks
 from models.calls import Calls, blank_images, record_calls
 from models.errors import InvalidOption, NoTail
+from models.identity import POOLED
+from models.pooling import pool
 from models.tails import Tails, TailShape
 
 TOLERANCE = 1e-4  # of the embedding, and of its largest element where that is above 1
@@ -48,7 +50,7 @@ class Tail(nn.Module):
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Split:
     stage: str  # name of the backbone's output that the tail consumes
-    tail: Tail
+    tail: nn.Module
     blocks: tuple[Block, ...]  # those of the tail, earliest first
     shape: tuple[int, ...]  # of one image's feature map
 
@@ -90,6 +92,11 @@ def split_at(backbone: Backbone, blocks: int) -> Split:
     return Split(stage=stage, tail=tail.requires_grad_(False).eval(), blocks=coarse[first:], shape=shape)
 
 
+def stages_of(width: int) -> Split:
+    """The cut after everything: all stages pooled, and nothing left to run. Args: width: of them."""
+    return Split(stage=POOLED, tail=nn.Identity(), blocks=(), shape=(width,))
+
+
 def targets(tail: nn.Module) -> dict[str, int]:
     """The layers that take low-rank factors, by dotted name, with the parameters that each rank costs."""
     found = {}
@@ -123,7 +130,19 @@ def describe_tails(backbone: Backbone) -> Tails:
         )
     if not offered:
         why_not = {}
-    return Tails(backbone=backbone.name, offered=tuple(offered), why_not=why_not, reason=reason)
+    return Tails(
+        backbone=backbone.name,
+        offered=tuple(offered),
+        why_not=why_not,
+        reason=reason,
+        pooled=_pooled_width(backbone),
+    )
+
+
+def _pooled_width(backbone: Backbone) -> int:
+    with torch.no_grad():
+        embedding, tapped = backbone.run(blank_images(backbone))
+    return pool(embedding, list(tapped.values())).shape[1] if backbone.stages else 0
 
 
 def _boundary(backbone: Backbone, blocks: tuple[Block, ...], first: int, calls: Calls) -> str | None:

@@ -21,6 +21,7 @@ from models.strategies.options import HeadOptions
 from models.strategies.rule import Rule, Rung, choose_rule, means_of
 from models.strategies.rungs import FEW_VALIDATION, rung_options
 from models.strategies.sources import FeatureSource, PixelSource
+from models.strategies.stages import stages
 from models.strategies.training import Source
 from models.tails import read_tails
 from models.views import views_of
@@ -83,9 +84,9 @@ def _recipe(
             average_flips=options.average_flips,
         )
         return finetune(small.dataset.take(rows), small.pixels[rows], small.backbone, options), everything
-    split = lab.features.split(options.blocks)
+    split = lab.split(rung, options)
     maps = lab.features.maps(split, views_of(options.augmentation))
-    kind = lora if rung == "lora" else last_block
+    kind: Any = {"lora": lora, "stages": stages}.get(rung, last_block)
     recipe = kind(dataset, rows_of(maps, rows), split, options, total_backbone_parameters=lab.parameters)
     return recipe, FeatureSource(maps, average_flips=options.average_flips)
 

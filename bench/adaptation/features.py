@@ -84,9 +84,7 @@ class Features:
             shape = (len(self.collection), len(views), *split.shape)
             partial = path.with_suffix(f".{os.getpid()}")  # another program may make it too
             out: Any = np.lib.format.open_memmap(partial, mode="w+", dtype=np.float16, shape=shape)
-            self.tell(
-                f"feature maps of {self.collection.name} before {split.blocks[0].name}: {out.nbytes:,} B"
-            )
+            self.tell(f"feature maps of {self.collection.name} at {split.stage}: {out.nbytes:,} B")
             fill_feature_maps(self.runtime, self._batches(), split.stage, views, out)
             out.flush()
             partial.replace(path)

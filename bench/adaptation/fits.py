@@ -13,16 +13,28 @@ from torch import nn
 from bench.adaptation.features import Features, rows_of
 from models.arrays import BoolArray, IntArray
 from models.head import LinearHead
+from models.strategies.explore import explore
 from models.strategies.finetune import fit_finetune
+from models.strategies.finish import finish
 from models.strategies.head import FitResult, fit_head
-from models.strategies.last_block import fit_last_block
-from models.strategies.options import FinetuneOptions, HeadOptions, LastBlockOptions, LoraOptions
+from models.strategies.last_block import last_block
+from models.strategies.options import (
+    FinetuneOptions,
+    HeadOptions,
+    LastBlockOptions,
+    LoraOptions,
+    StagesOptions,
+)
 from models.strategies.sources import FeatureSource, PixelSource
+from models.strategies.stages import stages
 from models.strategies.training import ANSWERED, Source
+from models.tail import Split, stages_of
+from models.tails import read_tails
 from models.views import views_of
 
 OPTIONS: dict[str, Callable[..., Any]] = {
     "head": HeadOptions,
+    "stages": StagesOptions,
     "last_block": LastBlockOptions,
     "lora": LoraOptions,
     "finetune": FinetuneOptions,
@@ -69,21 +81,24 @@ class Lab:
         return self.outcome(fit, predicted, None, seconds)
 
     def _tail(self, strategy: str, rows: IntArray, options: Any) -> Outcome:
-        split = self.features.split(options.blocks)
+        split = self.split(strategy, options)
         maps = self.features.maps(split, views_of(options.augmentation))
-        fitted: Callable[..., Any] = fit_last_block
+        recipe_of: Callable[..., Any] = {"stages": stages}.get(strategy, last_block)
         if strategy == "lora":
-            from models.strategies.lora import fit_lora as fitted  # noqa: PLC0415 - peft, which is an extra
+            from models.strategies.lora import lora as recipe_of  # noqa: PLC0415 - peft, which is an extra
         own, began = rows_of(maps, rows), time.monotonic()
-        tuned = fitted(
+        recipe = recipe_of(
             self.features.dataset.take(rows),
             own,
             split,
             options,
             total_backbone_parameters=self.parameters,
-            report=lambda _: None,
-            clock=time.monotonic,
         )
+        tuned = finish(explore(recipe, report=_silent, clock=time.monotonic), report=_silent)
+        if strategy == "lora":
+            from models.strategies.lora import merged  # noqa: PLC0415 - as above
+
+            tuned = merged(tuned)
         seconds = time.monotonic() - began
         source = FeatureSource(maps, average_flips=options.average_flips)
         predicted = answered(tuned.network, tuned.fit.head, source, self.held)
@@ -109,6 +124,12 @@ class Lab:
         predicted = answered(tuned.network, tuned.fit.head, source, self.held)
         return self.outcome(tuned.fit, predicted, tuned.fit.decision["validation"], seconds)
 
+    def split(self, strategy: str, options: Any) -> Split:
+        """Where its tail begins; of `stages`, where it would. Raises: InvalidOption, NoTail."""
+        if strategy == "stages":
+            return stages_of(read_tails(self.features.prepared.onnx_path).stages.shape[0])
+        return self.features.split(options.blocks)
+
     @property
     def parameters(self) -> int:
         return self.features.prepared.identity.total_parameters
@@ -122,6 +143,10 @@ class Lab:
             evaluation=fit.metrics["primary"]["value"],
             seconds=seconds,
         )
+
+
+def _silent(said: dict[str, Any]) -> None:
+    """Nobody waits for the progress of one fit."""
 
 
 def answered(network: nn.Module, head: LinearHead, source: Source, rows: IntArray) -> IntArray:

@@ -1,3 +1,3 @@
 """Ways to adapt to a task, cheapest first. Importing this package imports none of them."""
 
-STRATEGIES = ("head", "last_block", "lora", "finetune", "auto")
+STRATEGIES = ("head", "stages", "last_block", "lora", "finetune", "auto")

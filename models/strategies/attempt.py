@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,8 +22,11 @@ from models.strategies.imbalance import Weighting, weigh
 from models.strategies.linear import SERVING
 from models.strategies.objective import objective
 from models.strategies.options import TrainingOptions
+from models.strategies.sources import FeatureMaps
 from models.strategies.strength import DEFAULT, STRENGTHS, Search, fit_one, judge
 from models.strategies.training import Lesson, Report, Source, Trained, train
+
+MOST_FEATURES = 2**27  # float32 that an exact head is fitted on: beyond them, on fewer views
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -41,6 +44,7 @@ class Recipe:
     single_lr: bool = False
     exact_start: bool = True
     start: Dataset | None = None  # the same with the embeddings of `build`'s network, where those are others
+    views: FeatureMaps | None = None  # (N, V, D) those embeddings of every view: the exact head is of all
     width: int | None = None  # of what `build` gives; None: the backbone's embeddings
     prepare: Callable[[Any, IntArray], None] | None = None  # tells what `build` gave the rows it trains on
     device: str = "cpu"
@@ -126,6 +130,8 @@ def _head(
 ) -> tuple[ScaledHead, float | None]:
     """The head that training begins with, and its strength; a random one has none."""
     start, options = recipe.start or recipe.dataset, recipe.options
+    if recipe.views is not None:
+        start, rows, held = _of_views(start, recipe.views, rows, held, passes=recipe.source.passes)
     targets = start.targets[rows]
     if not recipe.exact_start:
         width = recipe.width or start.embeddings.shape[1]
@@ -135,6 +141,25 @@ def _head(
         strength = _strength(start, rows, held, search) if strength is None else strength
         model, _ = fit_one(start, rows, strength, options.class_weight, tolerance=SERVING)
     return started_from(model.head(start.labels), start.embeddings[rows], targets), strength
+
+
+def _of_views(
+    dataset: Dataset, views: FeatureMaps, rows: IntArray, held: IntArray, *, passes: int
+) -> tuple[Dataset, IntArray, IntArray]:
+    """A dataset in which every view of `rows` is an example, and each of `held` one; where the two are.
+
+    Args: passes: views that an answer is the mean of. A head is linear: that is its answer to their mean.
+    """
+    width = views.shape[2]
+    count = min(views.shape[1], max(1, MOST_FEATURES // (len(rows) * width)))
+    every = np.tile(rows, count)
+    known = np.asarray(views[every, np.repeat(np.arange(count), len(rows))], dtype=np.float32)
+    answered = np.zeros((len(held), width), dtype=np.float32)
+    for number in range(passes):
+        answered += views[held, np.full(len(held), number)]
+    embeddings = np.concatenate([known, answered / passes])
+    taken = replace(dataset.take(np.concatenate([every, held])), embeddings=embeddings)
+    return taken, np.arange(len(every)), np.arange(len(every), len(embeddings))
 
 
 def _strength(dataset: Dataset, rows: IntArray, held: IntArray, search: Search) -> float:

@@ -19,6 +19,7 @@ from models.dataset import Targets
 from models.head import Kind
 from models.losses import correct, losses
 
+FROZEN = frozenset({"head", "stages"})  # rungs that leave the backbone alone: deeper ones may gain regardless
 NOISE = 1.0  # standard errors of the paired difference that a rung has to gain
 
 Merit = Callable[[Kind, Targets, FloatArray], NDArray[np.float64]]
@@ -103,8 +104,8 @@ class Climb:
 
     @property
     def goes_on(self) -> bool:
-        """Whether the next rung is worth trying: the start is ahead, or the last one tried is the best."""
-        return not self._started or self._last == self._best_name
+        """Whether the next rung is worth trying: the start is ahead, or the last that trained is the best."""
+        return not self._started or self._last in FROZEN or self._last == self._best_name
 
     def record(self) -> dict[str, Any]:
         """The decision record: every candidate, and which was chosen."""

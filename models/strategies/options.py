@@ -105,6 +105,12 @@ class TrainingOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StagesOptions(TrainingOptions):
+    epochs: int = 0  # by gradient, after the exact fit
+    warmup_epochs: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LastBlockOptions(TrainingOptions):
     blocks: int = 1  # of the end of the network, in the tail
 
@@ -149,6 +155,7 @@ Options = HeadOptions | AdamHeadOptions | TrainingOptions | AutoOptions
 HEADS: dict[str, type[HeadOptions | AdamHeadOptions]] = {"exact": HeadOptions, "adam": AdamHeadOptions}
 
 OPTIONS: dict[str, type[TrainingOptions] | type[AutoOptions]] = {
+    "stages": StagesOptions,
     "last_block": LastBlockOptions,
     "finetune": FinetuneOptions,
     "lora": LoraOptions,

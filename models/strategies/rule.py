@@ -15,9 +15,9 @@ from models.tails import Tails
 
 Size = Literal["small", "medium", "large"]
 DomainKind = Literal["similar", "distant"]  # as `models.domain` says it
-Rung = Literal["head", "last_block", "lora", "finetune"]
+Rung = Literal["head", "stages", "last_block", "lora", "finetune"]
 
-RUNGS: tuple[Rung, ...] = ("head", "last_block", "lora", "finetune")  # cheapest first
+RUNGS: tuple[Rung, ...] = ("head", "stages", "last_block", "lora", "finetune")  # cheapest first
 SIZES: tuple[Size, ...] = ("small", "medium", "large")
 # Labelled examples at which a size begins: hundreds are small, thousands medium, tens of thousands large.
 MEDIUM, LARGE = 1_000, 10_000
@@ -33,6 +33,7 @@ class Means:
     blocks: tuple[int, ...]  # sizes of the tails that its backbone offers; () for none
     no_tail: str = ""  # why there is none
     lora: bool = True  # peft is installed
+    stages: bool = True  # the backbone serves stages
 
 
 def means_of(tails: Tails, find: Callable[[str], object] = importlib.util.find_spec) -> Means:
@@ -41,6 +42,7 @@ def means_of(tails: Tails, find: Callable[[str], object] = importlib.util.find_s
         blocks=tuple(each.blocks for each in tails.offered),
         no_tail=tails.reason,
         lora=find("peft") is not None,
+        stages=tails.pooled > 0,
     )
 
 
@@ -71,8 +73,8 @@ class _Row:
     blocks: int | None
 
 
-_PARTIAL: tuple[Rung, ...] = ("head", "last_block", "lora")
-_ALL: tuple[Rung, ...] = ("head", "last_block", "finetune")
+_PARTIAL: tuple[Rung, ...] = ("head", "stages", "last_block", "lora")
+_ALL: tuple[Rung, ...] = ("head", "stages", "last_block", "finetune")
 _ROWS: dict[tuple[Size, DomainKind], _Row] = {
     ("small", "similar"): _Row(
         says="freeze the backbone and train the head only; anything more has to win on validation",
@@ -134,7 +136,7 @@ def choose_rule(examples: int, per_class: Collection[int], domain: DomainKind, m
     missing = _missing(means)
     wanted = [rung for rung in row.order if rung not in missing]
     if "last_block" in missing and row is not _ROWS["small", "similar"]:
-        wanted = ["head", "finetune"]  # all that is left to adapt with
+        wanted = [rung for rung in ("head", "stages", "finetune") if rung not in missing]
     start = row.start if row.start in wanted else _nearest(size, wanted)
     instead = "" if start == row.start else f"; here it starts from {start}, since {missing[row.start]}"
     return Rule(
@@ -156,10 +158,13 @@ def _size(count: int, medium: int, large: int) -> Size:
 
 def _missing(means: Means) -> dict[Rung, str]:
     """The rungs that this server can't train, each with the reason."""
+    missing: dict[Rung, str] = {} if means.stages else {"stages": "the backbone serves no stages"}
     if not means.blocks:
         reason = f"the backbone has no tail of its own to train: {means.no_tail or 'it offers none'}"
-        return {"last_block": reason, "lora": reason}
-    return {} if means.lora else {"lora": "it needs the package peft, which isn't installed on the server"}
+        return missing | {"last_block": reason, "lora": reason}
+    if not means.lora:
+        missing["lora"] = "it needs the package peft, which isn't installed on the server"
+    return missing
 
 
 def _nearest(size: Size, wanted: Sequence[Rung]) -> Rung:

@@ -9,6 +9,7 @@ from models.strategies.options import (
     FinetuneOptions,
     LastBlockOptions,
     LoraOptions,
+    StagesOptions,
     TrainingOptions,
 )
 from models.strategies.rule import Rule, Rung
@@ -37,6 +38,8 @@ def rung_options(rule: Rule, rung: Rung, *, seed: int, max_seconds: float) -> Tr
         "monitor": "loss",
         "warmup_epochs": 0,  # the head starts at its optimum
     }
+    if rung == "stages":
+        return StagesOptions(**shared)
     if rung == "finetune":
         return FinetuneOptions(**shared)
     if rung == "lora":

@@ -58,7 +58,7 @@ def plan_filling(run: Run, bench: Workbench, examples: int, *, taken: int = 0) -
 def _maps(run: Run, bench: Workbench, examples: int, room: int) -> Filling:
     options: Any = OPTIONS[str(run.strategy)](**run.options)
     preprocessing = bench.identity.preprocessing
-    tail = bench.tails.of(options.blocks)
+    tail = bench.tails.stages if run.strategy == "stages" else bench.tails.of(options.blocks)
     wanted = views_of(options.augmentation)
     kept = kept_within(tail, examples, wanted, room, pixel_bytes=preprocessing.pixel_bytes)
     size = preprocessing.input_size

@@ -90,7 +90,10 @@ def _explored(candidate: Any, seconds: float) -> Explored:
         targets=dataset.targets[rows],
         scores=candidate.validation_scores,
         seconds=seconds,
-        refit_seconds=candidate.epochs * first.trained.seconds_per_epoch * len(dataset) / len(first.rows),
+        # a head that is only fitted takes as long again; what trains, its epochs
+        refit_seconds=candidate.epochs * first.trained.seconds_per_epoch * len(dataset) / len(first.rows)
+        if candidate.epochs
+        else seconds,
         record={
             "validation": {
                 "metric": score.get("name"),

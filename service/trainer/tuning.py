@@ -11,7 +11,7 @@ from models.arrays import FloatArray, UInt8Array
 from models.errors import BackboneError
 from models.export import check_parity
 from models.factors import factors_file
-from models.identity import BackboneConfig
+from models.identity import POOLED, BackboneConfig
 from models.strategies.options import OPTIONS, LoraOptions
 from models.views import RecomputedMaps
 from service.trainer.child import Report
@@ -50,11 +50,9 @@ def try_tail(job: TunedFitJob, report: Report) -> TailTrial:
     import torch  # noqa: F401, PLC0415 - seconds and 0.9 GB, which a trainer of heads never needs
 
     from models.strategies.explore import explore  # noqa: PLC0415 - torch
-    from models.tail import split_at  # noqa: PLC0415 - torch
 
-    backbone = open_network(job.backbone, job.backbone.config)
     options: Any = OPTIONS[job.strategy](**job.options)
-    split = split_at(backbone, options.blocks)
+    split = _split_of(job, options)
     maps = _maps(job, split.stage, split.shape)
     recipe = _recipe_of(job.strategy)(
         job.dataset, maps, split, options, total_backbone_parameters=job.total_backbone_parameters
@@ -150,11 +148,24 @@ def _maps(job: TunedFitJob, stage: str, shape: tuple[int, ...]) -> Any:
     return RecomputedMaps(rows, trunk, job.views, shape, batch=BATCH)
 
 
+def _split_of(job: TunedFitJob, options: Any) -> Any:
+    from models.tail import split_at, stages_of  # noqa: PLC0415 - torch
+
+    if job.strategy == "stages":
+        identity = prepared(job.backbone).identity
+        return stages_of(next(stage.shape[0] for stage in identity.stages if stage.name == POOLED))
+    return split_at(open_network(job.backbone, job.backbone.config), options.blocks)
+
+
 def _recipe_of(strategy: str) -> Callable[..., Any]:
     if strategy == "lora":
         from models.strategies.lora import lora  # noqa: PLC0415 - peft, which is an extra
 
         return lora
+    if strategy == "stages":
+        from models.strategies.stages import stages  # noqa: PLC0415 - torch
+
+        return stages
     from models.strategies.last_block import last_block  # noqa: PLC0415 - torch
 
     return last_block

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
-from models.identity import AS_IT_IS, LARGEST, BackboneIdentity
+from models.identity import AS_IT_IS, LARGEST, POOLED, BackboneIdentity
 from models.strategies.options import HEADS, kind_of
 from models.tails import Tails, TailShape, check_pixels, check_rank, kept_within
 from service.errors import InvalidField, StrategyNotAvailable
@@ -39,15 +39,17 @@ def canonical_options(body: CreateRun) -> dict[str, Any]:
     return asdict(kind(**given))
 
 
-def tail_of(options: dict[str, Any], tails: Tails, *, labelled: int, bounds: Bounds) -> TailShape | None:
-    """The tail that a run would train, None where it would train a head alone or a whole network.
+def tail_of(
+    strategy: str, options: dict[str, Any], tails: Tails, *, labelled: int, bounds: Bounds
+) -> TailShape | None:
+    """The tail that a run would train, None for a head of the embedding or a whole network.
 
     Args:   labelled: examples.
     Raises: InvalidOption: too many blocks, too high a rank, too many bytes for the scratch. NoTail.
     """
-    if "blocks" not in options:
+    if strategy != "stages" and "blocks" not in options:
         return None
-    tail = tails.of(options["blocks"])
+    tail = tails.stages if strategy == "stages" else tails.of(options["blocks"])
     if "rank" in options:
         check_rank(options["rank"], tail.rank_parameters, bounds.identity.total_parameters)
     pixel_bytes = bounds.identity.preprocessing.pixel_bytes
@@ -73,7 +75,8 @@ def trainable_parameters(
     outputs, hidden = len(task.classes) or 1, options.get("hidden")
     if hidden is not None:
         return int(hidden * (identity.embedding_dim + 1) + outputs * (hidden + 1))
-    head = outputs * (identity.embedding_dim + 1)
+    width = tail.shape[0] if tail is not None and tail.stage == POOLED else identity.embedding_dim
+    head = outputs * (width + 1)
     if "unfreeze_every" in options:  # finetune: all of it
         return head + identity.total_parameters
     if tail is None:

@@ -39,7 +39,7 @@ def plan(parts: Parts, task: Task, body: CreateRun) -> Plan:
     summary = store.tasks.summary(task, digest)
     check_trainable(task.kind, summary.per_class, summary.labelled, parts.settings.min_examples_per_class)
     bounds = Bounds(identity=parts.identity, scratch_bytes=parts.settings.scratch_bytes)
-    tail = tail_of(options, parts.tails, labelled=summary.labelled, bounds=bounds)
+    tail = tail_of(body.strategy, options, parts.tails, labelled=summary.labelled, bounds=bounds)
     if body.strategy == "finetune":
         check_network(options, labelled=summary.labelled, bounds=bounds)
     run = NewRun(

@@ -43,9 +43,10 @@ def test_the_default_backbone_is_what_timm_declares():
     assert preprocessing.input_size == 224
     assert preprocessing.mean == preprocessing.std == (0.5, 0.5, 0.5)
     assert (preprocessing.interpolation, preprocessing.crop_pct) == ("bicubic", 0.875)
-    assert [stage.name for stage in identity.stages] == [f"blocks.{number}" for number in range(7)]
-    assert identity.stages[0].shape == (16, 112, 112)
-    assert identity.stages[-1].shape == (320, 7, 7)
+    *blocks, pooled = identity.stages
+    assert [stage.name for stage in blocks] == [f"blocks.{number}" for number in range(7)]
+    assert (blocks[0].shape, blocks[-1].shape) == ((16, 112, 112), (320, 7, 7))
+    assert (pooled.name, pooled.shape) == ("pooled", (1280 + 4 * (16 + 24 + 40 + 80 + 112 + 192),))
 
 
 def test_both_names_of_the_default_backbone_mean_the_same():
@@ -57,7 +58,7 @@ def test_resnet50_counts_its_parameters_without_the_classifier(tmp_path):
 
     assert identity.total_parameters == 23_508_032
     assert identity.embedding_dim == 2048
-    assert [stage.name for stage in identity.stages] == ["layer1", "layer2", "layer3", "layer4"]
+    assert [stage.name for stage in identity.stages] == ["layer1", "layer2", "layer3", "layer4", "pooled"]
     assert identity.licence == "unknown"
 
 
@@ -66,7 +67,7 @@ def test_the_embedding_may_be_wider_than_the_last_stage(tmp_path):
     identity = identified("mobilenetv3_small_050", weights=random_weights(tmp_path, "mobilenetv3_small_050"))
 
     assert identity.embedding_dim == 1024
-    assert identity.stages[-1].shape[0] == 288
+    assert identity.stages[-2].shape[0] == 288
 
 
 def test_a_file_with_any_number_of_classes_loads(tmp_path):
@@ -217,6 +218,7 @@ def test_a_network_of_ones_own_is_described_by_its_factory():
     assert [(stage.name, stage.shape) for stage in identity.stages] == [
         ("stem", (8, 8, 8)),
         ("body", (16, 4, 4)),
+        ("pooled", (16 + 4 * 8,)),
     ]
     assert identity.embedding_dim == 16
 
@@ -266,7 +268,7 @@ def test_a_frozen_network_is_in_eval_mode_and_answers_the_same_each_time():
         ("tests.unit.networks:unknown_stage", "no submodule boddy"),
         ("tests.unit.networks:twice_a_stage", "a submodule twice"),
         ("tests.unit.networks:unused_stage", "stage stem.0.spare takes no part in the embedding"),
-        ("tests.unit.networks:stage_called_embedding", "can't be called pixels or embedding"),
+        ("tests.unit.networks:stage_called_embedding", "can't be called pixels, embedding or pooled"),
         ("tests.unit.networks:grey_declared_on_colour", "can't be run on 16 px and 3 channels"),
         ("tests.unit.networks:unpooled", "of shape (images, size), not (2, 8, 8, 8)"),
         ("tests.unit.networks:one_row", "no tensor with a row for each image"),

@@ -53,6 +53,13 @@ def test_a_better_loss_does_not_excuse_fewer_right_answers():
     assert not kept["last_block"]
 
 
+def test_a_frozen_rung_that_gains_nothing_does_not_end_the_climb():
+    """What earlier stages say is one question, whether the last block should train another."""
+    ladder, kept = climb("head", head=right(0.8), stages=right(0.8))
+    assert not kept["stages"]
+    assert ladder.goes_on
+
+
 def test_the_ladder_goes_on_until_the_start_was_tried():
     ladder, kept = climb("finetune", head=right(0.8), last_block=right(0.7))
     assert not kept["last_block"]

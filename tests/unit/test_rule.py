@@ -10,11 +10,16 @@ from hypothesis import strategies as st
 from models.strategies.rule import RUNGS, SIZES, Means, choose_rule, size_of
 
 EVERYTHING = Means(blocks=(1, 2, 3))
-NO_TAIL = Means(blocks=(), no_tail="no output of a stage is served")
+NO_TAIL = Means(blocks=(), no_tail="no output of a stage is served", stages=False)
 
 counts = st.lists(st.integers(0, 100_000), max_size=6)
 domains = st.sampled_from(["similar", "distant"])
-means = st.builds(Means, blocks=st.sampled_from([(), (1,), (2, 3), (1, 2, 3)]), lora=st.booleans())
+means = st.builds(
+    Means,
+    blocks=st.sampled_from([(), (1,), (2, 3), (1, 2, 3)]),
+    lora=st.booleans(),
+    stages=st.booleans(),
+)
 
 
 def test_everyday_web_photos():
@@ -29,7 +34,7 @@ def test_grey_microscopy():
     assert (rule.name, rule.start, rule.blocks) == ("small_distant", "last_block", 2)
     assert (rule.augmentation, rule.batch_norm) == ("heavy", "eval")
     assert "thaw the later blocks" in rule.because
-    assert rule.order == ("head", "last_block", "lora")
+    assert rule.order == ("head", "stages", "last_block", "lora")
     assert "forget" in rule.not_tried["finetune"]
 
 
@@ -45,7 +50,7 @@ def test_product_photos():
     assert (rule.name, rule.start, rule.order) == (
         "large_similar",
         "finetune",
-        ("head", "last_block", "finetune"),
+        ("head", "stages", "last_block", "finetune"),
     )
     assert rule.because.startswith("large data (5,000,000 examples) of a similar domain")
 
@@ -97,6 +102,12 @@ def test_without_a_tail_only_head_and_finetune_are_left(examples, domain):
     assert set(rule.order) <= {"head", "finetune"}
     assert "no output of a stage is served" in rule.not_tried["last_block"]
     assert "no output of a stage is served" in rule.not_tried["lora"]
+    assert "serves no stages" in rule.not_tried["stages"]
+
+
+def test_a_backbone_that_cannot_be_cut_may_still_serve_its_stages():
+    rule = choose_rule(300, [], "distant", Means(blocks=(), no_tail="it adds what no hook sees"))
+    assert rule.order == ("head", "stages", "finetune")
 
 
 def test_a_start_that_cannot_be_had_is_replaced_and_said():
@@ -108,7 +119,7 @@ def test_a_start_that_cannot_be_had_is_replaced_and_said():
 
 def test_without_peft_lora_is_not_tried():
     rule = choose_rule(300, [], "distant", Means(blocks=(1, 2), lora=False))
-    assert rule.order == ("head", "last_block")
+    assert rule.order == ("head", "stages", "last_block")
     assert "peft" in rule.not_tried["lora"]
 
 

@@ -65,7 +65,7 @@ def test_a_dry_run_says_where_it_would_start_and_trains_nothing(client, many, pl
     auto = said["auto"]
     assert (auto["rule"], auto["size"], auto["rung"]) == ("small_distant", "small", "last_block")
     assert (auto["augmentation"], auto["batch_norm"], auto["blocks"]) == ("heavy", "eval", 1)
-    assert auto["order"] == ["head", "last_block", "lora"]
+    assert auto["order"] == ["head", "stages", "last_block", "lora"]
     assert set(auto["not_tried"]) == {"finetune"}
     assert "thaw the later blocks" in auto["because"]
     assert client.get(f"/v1/tasks/{many}/runs").json()["data"] == []

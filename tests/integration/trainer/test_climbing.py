@@ -41,10 +41,10 @@ def test_the_record_says_what_was_tried_and_why_it_was_kept(bench, work, task, d
     assert record["domain"]["domain"] == domain
     assert record["rule"]["name"] == f"small_{domain}"
     rungs = {each["rung"]: each for each in record["candidates"]}
-    assert set(rungs) == {"head", "last_block", "lora", "finetune"}
+    assert set(rungs) == {"head", "stages", "last_block", "lora", "finetune"}
     assert all(each["why"] for each in rungs.values())
     tried = [each for each in rungs.values() if "validation" in each]
-    assert [each["rung"] for each in tried][:2] == ["head", "last_block"]
+    assert [each["rung"] for each in tried][:3] == ["head", "stages", "last_block"]
     for each in tried:
         low, high = each["validation"]["interval"]
         assert low <= each["validation"]["score"] <= high

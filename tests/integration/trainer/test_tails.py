@@ -6,7 +6,7 @@ from dataclasses import asdict
 
 import pytest
 
-from models.strategies.options import LastBlockOptions
+from models.strategies.options import LastBlockOptions, StagesOptions
 from service.trainer.worker import work_on
 from tests.integration.trainer.tasks import add, colours, new_task, queue_training
 
@@ -41,6 +41,20 @@ def test_a_tail_becomes_a_version_in_production(bench, work, task):
     assert set(version.decision["seconds"]) == {
         "loading", "embedding", "mapping", "fitting", "exporting", "publishing"
     }  # fmt: skip
+    assert left_over(bench) == []
+
+
+def test_a_head_on_all_stages_becomes_a_version_in_production(bench, work, task):
+    options = asdict(StagesOptions(augmentation="heavy", average_flips=True))
+    queue_training(bench, task, strategy="stages", options=options)
+    run = work()
+    assert run.state == "succeeded", run.error
+    version = bench.store.versions.get(task, run.version)
+    assert (version.strategy, version.backbone_output, version.shares_backbone) == ("stages", "pooled", True)
+    assert len(version.views) == 4
+    assert version.trainable_parameters == 3 * (48 + 1)
+    assert version.head_bytes < 4096
+    assert version.decision["feature_maps"]["bytes"] == 75 * 4 * 48 * 2
     assert left_over(bench) == []
 
 

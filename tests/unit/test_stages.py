@@ -1,0 +1,114 @@
+"""Strategy `stages`: an exact head on all stages, which nothing below it moves for."""
+
+import numpy as np
+import pytest
+import torch
+
+from models.graph import PixelGraph
+from models.strategies.attempt import attempt_on
+from models.strategies.basis import standardisation
+from models.strategies.budget import Budget
+from models.strategies.explore import explore
+from models.strategies.finish import finish
+from models.strategies.head import fit_head
+from models.strategies.options import HeadOptions, StagesOptions
+from models.strategies.stages import stages
+from models.tail import describe_tails, stages_of
+from models.views import flipped, views_of
+from tests.networks import tiny
+from tests.unit.ladder import embedded, scans
+
+LABELS = ("zero", "one", "two", "three")
+DEVIATIONS = [16 + 8, 16 + 9]  # after the embedding, the means of eight channels come first
+
+
+class Case:
+    def __init__(self, kind="multiclass", count=300, augmentation="heavy"):
+        self.backbone = tiny()
+        pixels, digits = scans(self.backbone, count)
+        self.split = stages_of(describe_tails(self.backbone).stages.shape[0])
+        graph, views = PixelGraph(self.backbone), views_of(augmentation)
+        with torch.no_grad():
+            pooled = [graph(torch.from_numpy(flipped(pixels, view)))[-1].half().numpy() for view in views]
+        self.maps = np.stack(pooled, axis=1)
+        # how far two channels of the first stage deviate, of which the last says little
+        deviations = self.maps[:, 0, DEVIATIONS].astype(np.float64)
+        high = deviations > np.median(deviations, axis=0)
+        targets, labels = {
+            "multiclass": (digits.astype(np.int64), LABELS),
+            "deviation": (high[:, 0].astype(np.int64), ("low", "high")),
+            "multilabel": (high, ("one", "two")),
+            "regression": (deviations[:, 0], ()),
+        }[kind]
+        kind = "multiclass" if kind == "deviation" else kind
+        self.dataset = embedded(self.backbone, pixels, kind, targets, labels)
+
+    def recipe(self, **options):
+        return stages(
+            self.dataset, self.maps, self.split, StagesOptions(**options), total_backbone_parameters=920
+        )
+
+    def fit(self, **options):
+        return finish(explore(self.recipe(**options), report=lambda _: None), report=lambda _: None)
+
+
+@pytest.mark.parametrize("kind", ["deviation", "multilabel", "regression"])
+def test_what_earlier_stages_say_is_more_than_the_embedding_does(kind):
+    case = Case(kind)
+    found = case.fit().fit.metrics["primary"]
+    head = fit_head(case.dataset, HeadOptions(), total_backbone_parameters=920, report=lambda _: None)
+    gain = found["value"] - head.metrics["primary"]["value"]
+    assert (gain if found["higher_is_better"] else -gain) > 0
+
+
+def test_only_a_head_trains():
+    tuned = Case().fit()
+    assert tuned.parameters.trainable == 4 * (48 + 1)
+    assert not list(tuned.network.parameters())
+    assert (tuned.fit.decision["strategy"], tuned.fit.decision["blocks"]) == ("stages", [])
+
+
+def test_the_head_is_the_optimum_over_every_view():
+    """The gradient of the objective at it, by the views themselves: none of its weights would move."""
+    case = Case(augmentation="light")
+    tuned = case.fit(class_weight="none")
+    rows = np.array([split != "test" for split in tuned.fit.splits])
+    views = case.maps[rows].astype(np.float64)
+    features, targets = views.reshape(-1, 48), np.repeat(case.dataset.targets[rows], 2)
+    mean, scale = standardisation(features.astype(np.float32))
+    scale = scale * np.sqrt(48)
+    logits = features @ tuned.fit.head.weight.T + tuned.fit.head.bias
+    odds = np.exp(logits - logits.max(axis=1, keepdims=True))
+    error = odds / odds.sum(axis=1, keepdims=True) - np.eye(4)[targets]
+    standardised = (features - mean) / scale
+    penalty = tuned.fit.decision["start_strength"] * tuned.fit.head.weight * scale
+    slope = error.T @ standardised + penalty
+    assert np.abs(slope).max() < 1e-2 * np.abs(penalty).max()
+
+
+def test_the_penalty_is_chosen_by_answers_as_they_will_be_given(monkeypatch):
+    """Averaged over the flips, where they are."""
+    case, seen = Case(), []
+    monkeypatch.setattr(
+        "models.strategies.attempt._strength",
+        lambda dataset, rows, held, search: seen.append(dataset.embeddings[held]) or 1.0,
+    )
+    rows, held = np.arange(0, 200), np.arange(200, 300)
+    for averaged in (False, True):
+        attempt_on(case.recipe(average_flips=averaged), rows, held, Budget.of(None, None), lambda _: None)
+    alone, mean = seen
+    np.testing.assert_allclose(alone, case.maps[held, 0].astype(np.float32))
+    np.testing.assert_allclose(mean, case.maps[held].astype(np.float32).mean(axis=1), rtol=1e-5, atol=1e-5)
+
+
+def test_more_features_than_memory_allows_are_fitted_on_fewer_views(monkeypatch):
+    case = Case()
+    whole = case.fit().fit.head
+    monkeypatch.setattr("models.strategies.attempt.MOST_FEATURES", 300 * 48)
+    fewer = case.fit().fit.head
+    assert not np.array_equal(whole.weight, fewer.weight)
+
+
+def test_the_same_arguments_give_the_same_head():
+    one, again = Case().fit(), Case().fit()
+    assert np.array_equal(one.fit.head.weight, again.fit.head.weight)
