@@ -14,6 +14,7 @@ from models.losses import THRESHOLD
 from models.strategies.attempt import Attempt, Recipe, attempt_on, scores_of
 from models.strategies.explore import Candidate
 from models.strategies.head import FitResult, inputs_of, rows_in, weighting_record
+from models.strategies.start import Chosen
 from models.strategies.training import Report, predict
 
 FittedOn = Literal["train+validation", "all", "train"]
@@ -107,14 +108,19 @@ def _served(candidate: Candidate, report: Report) -> tuple[Attempt, FittedOn]:
         rows, fitted_on = np.arange(len(recipe.dataset)), "all"
     needed = candidate.epochs * first.trained.seconds_per_epoch * len(rows) / len(first.rows)
     if needed <= candidate.budget.left():
-        strengths = [attempt.strength for attempt in candidate.attempts if attempt.strength is not None]
+        chosen = [attempt.chosen for attempt in candidate.attempts if attempt.chosen is not None]
         refitted = attempt_on(
             recipe,
             rows,
             rows[:0],
             candidate.budget,
             lambda said: report({**said, "phase": "refitting"}),
-            strength=float(np.median(strengths)) if strengths else None,
+            chosen=Chosen(
+                strength=float(np.median([each.strength for each in chosen])),
+                sharpness=float(np.median([each.sharpness for each in chosen])),
+            )
+            if chosen
+            else None,
             stop_after=candidate.epochs,
             # the rates come down by then: cut off where they are high, a refit may end anywhere, unseen
             planned=max(0, candidate.epochs - recipe.options.warmup_epochs),
@@ -143,7 +149,8 @@ def _decision(candidate: Candidate, served: Attempt, parameters: Trainable) -> d
         "blocks": [block.name for block in recipe.blocks],
         "parameters": parameters.to_json(),
         "start": "exact head" if recipe.exact_start else "random head",
-        "start_strength": served.strength,
+        "start_strength": served.chosen.strength if served.chosen else None,
+        "start_sharpness": served.chosen.sharpness if served.chosen else None,
         "epochs": {
             "served": served.trained.epochs,
             "served_planned": served.trained.planned,

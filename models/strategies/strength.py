@@ -12,6 +12,7 @@ from models.dataset import Dataset
 from models.head import LinearHead, answers
 from models.losses import CERTAIN
 from models.strategies.basis import Floats, fit_basis
+from models.strategies.calibration import sharpness
 from models.strategies.imbalance import Weighting, weigh
 from models.strategies.linear import CHOOSING, SCORING, SERVING_FLOAT32, LinearModel, fit_path
 from models.strategies.options import ClassWeight, HeadOptions
@@ -37,6 +38,7 @@ class Search:
 
     strengths: tuple[float, ...] = STRENGTHS  # strongest first
     class_weight: ClassWeight = "auto"
+    calibrated: bool = False  # judged as if each candidate were as sure as it should be
 
     @classmethod
     def of(cls, options: HeadOptions) -> "Search":
@@ -108,7 +110,10 @@ def judge(
     )
     for candidate, model in enumerate(path):
         for number, rows in enumerate(held):
-            scores = answers(dataset.kind, model.logits(projected[number]))
+            logits = model.logits(projected[number])
+            if search.calibrated:
+                logits = logits * sharpness(dataset.kind, dataset.targets[rows], logits)
+            scores = answers(dataset.kind, logits)
             loss[number, candidate], weight[number] = _loss(dataset, rows, scores, weighting)
             if number == 0:
                 first.append(scores.astype(np.float32))

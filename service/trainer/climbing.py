@@ -46,6 +46,7 @@ from service.trainer.workbench import Phases, Workbench
 
 FINISHING_S = 8.0  # kept for the test's score, the export and the publishing
 FILLING = 0.4  # of what is left, that a rung's scratch may take
+FILLING_STAGES = 0.7  # the same where nothing but the head is fitted on it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,7 +118,8 @@ class Ascent:
             options=asdict(rung_options(rule, rung, seed=seed, max_seconds=max(LEAST_SECONDS, left))),
         )
         try:
-            tried = self._try(run, kept, most_seconds=FILLING * left)
+            share = FILLING_STAGES if rung == "stages" else FILLING
+            tried = self._try(run, kept, most_seconds=share * left)
         except (InvalidOption, NoTail, OutOfTime) as error:
             ladder.leave_out(rung, str(error))
             self._drop(rung)

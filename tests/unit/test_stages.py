@@ -77,11 +77,13 @@ def test_the_head_is_the_optimum_over_every_view():
     features, targets = views.reshape(-1, 48), np.repeat(case.dataset.targets[rows], 2)
     mean, scale = standardisation(features.astype(np.float32))
     scale = scale * np.sqrt(48)
-    logits = features @ tuned.fit.head.weight.T + tuned.fit.head.bias
+    sure = tuned.fit.decision["start_sharpness"]
+    weight, bias = tuned.fit.head.weight / sure, tuned.fit.head.bias / sure
+    logits = features @ weight.T + bias
     odds = np.exp(logits - logits.max(axis=1, keepdims=True))
     error = odds / odds.sum(axis=1, keepdims=True) - np.eye(4)[targets]
     standardised = (features - mean) / scale
-    penalty = tuned.fit.decision["start_strength"] * tuned.fit.head.weight * scale
+    penalty = tuned.fit.decision["start_strength"] * weight * scale
     slope = error.T @ standardised + penalty
     assert np.abs(slope).max() < 1e-2 * np.abs(penalty).max()
 
@@ -89,22 +91,24 @@ def test_the_head_is_the_optimum_over_every_view():
 def test_the_penalty_is_chosen_by_answers_as_they_will_be_given(monkeypatch):
     """Averaged over the flips, where they are."""
     case, seen = Case(), []
-    monkeypatch.setattr(
-        "models.strategies.attempt._strength",
-        lambda dataset, rows, held, search: seen.append(dataset.embeddings[held]) or 1.0,
-    )
+
+    def choose(dataset, fitted, alone, search, seed):
+        seen.append(dataset.embeddings[alone])
+        return 1.0
+
+    monkeypatch.setattr("models.strategies.start._in_folds", choose)
     rows, held = np.arange(0, 200), np.arange(200, 300)
     for averaged in (False, True):
         attempt_on(case.recipe(average_flips=averaged), rows, held, Budget.of(None, None), lambda _: None)
     alone, mean = seen
-    np.testing.assert_allclose(alone, case.maps[held, 0].astype(np.float32))
-    np.testing.assert_allclose(mean, case.maps[held].astype(np.float32).mean(axis=1), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(alone, case.maps[rows, 0].astype(np.float32))
+    np.testing.assert_allclose(mean, case.maps[rows].astype(np.float32).mean(axis=1), rtol=1e-5, atol=1e-5)
 
 
 def test_more_features_than_memory_allows_are_fitted_on_fewer_views(monkeypatch):
     case = Case()
     whole = case.fit().fit.head
-    monkeypatch.setattr("models.strategies.attempt.MOST_FEATURES", 300 * 48)
+    monkeypatch.setattr("models.strategies.start.MOST_FEATURES", 300 * 48)
     fewer = case.fit().fit.head
     assert not np.array_equal(whole.weight, fewer.weight)
 

@@ -1,0 +1,108 @@
+"""The exact head that training by gradient begins with, or that is all there is to train. Imports torch."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from models.arrays import FloatArray, IntArray
+from models.dataset import Dataset
+from models.splits import folds_within
+from models.strategies.adapted import ScaledHead, started_from
+from models.strategies.calibration import sharpness
+from models.strategies.linear import SERVING
+from models.strategies.options import ClassWeight
+from models.strategies.sources import FeatureMaps
+from models.strategies.strength import DEFAULT, STRENGTHS, Judged, Search, fit_one, judge
+
+FOLDS = 5  # of the examples, by which the penalty of a head on many features is chosen
+MOST_FEATURES = 2**27  # float32 that it is fitted on: beyond them, on fewer views
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chosen:
+    """What examples that an exact head was not fitted on say of it."""
+
+    strength: float
+    sharpness: float = 1.0  # factor of its logits
+
+
+def start_on_embeddings(
+    dataset: Dataset, rows: IntArray, held: IntArray, class_weight: ClassWeight, chosen: Chosen | None
+) -> tuple[ScaledHead, Chosen]:
+    """Args: rows: that it is fitted on; chosen: None: `held` chooses, where there are any."""
+    with threadpool_limits(limits=1, user_api="blas"):
+        if chosen is None:
+            chosen = Chosen(strength=STRENGTHS[DEFAULT])
+            if len(held):
+                (judged,), _ = judge(dataset, rows, [held], Search(class_weight=class_weight))
+                chosen = Chosen(strength=STRENGTHS[judged.chosen])
+        model, _ = fit_one(dataset, rows, chosen.strength, class_weight, tolerance=SERVING)
+    return started_from(model.head(dataset.labels), dataset.embeddings[rows], dataset.targets[rows]), chosen
+
+
+def start_on_views(
+    dataset: Dataset,
+    views: FeatureMaps,
+    rows: IntArray,
+    held: IntArray,
+    *,
+    class_weight: ClassWeight,
+    chosen: Chosen | None,
+    passes: int,
+    seed: int,
+) -> tuple[ScaledHead, Chosen]:
+    """A head of thousands of features, to which every view of `rows` is an example.
+
+    The penalty is chosen in folds of `rows`, by the loss that is left once each candidate is as sure as it
+    should be; then `held` says how sure that is. One validation split was seen to err by a factor of three.
+
+    Args: views: (N, V, D); passes: of them, that an answer is the mean of. A head is linear: that is its
+          answer to the mean of the features.
+    """
+    count = min(views.shape[1], max(1, MOST_FEATURES // (len(rows) * views.shape[2])))
+    every = np.tile(rows, count)
+    seen = np.asarray(views[every, np.repeat(np.arange(count), len(rows))], dtype=np.float32)
+    answered = _mean(views, np.concatenate([rows, held]), passes)
+    taken = replace(
+        dataset.take(np.concatenate([every, rows, held])), embeddings=np.concatenate([seen, answered])
+    )
+    fitted = np.arange(len(every))
+    alone, kept_out = np.split(np.arange(len(every), len(taken)), [len(rows)])
+    with threadpool_limits(limits=1, user_api="blas"):
+        if chosen is None:
+            search = Search(class_weight=class_weight, calibrated=True)
+            chosen = Chosen(strength=_in_folds(taken, fitted, alone, search, seed))
+            model, _ = fit_one(taken, fitted, chosen.strength, class_weight, tolerance=SERVING)
+            logits = model.head(dataset.labels).logits(taken.embeddings[kept_out])
+            chosen = replace(chosen, sharpness=sharpness(dataset.kind, taken.targets[kept_out], logits))
+        else:
+            model, _ = fit_one(taken, fitted, chosen.strength, class_weight, tolerance=SERVING)
+    head = model.head(dataset.labels)
+    head = replace(head, weight=head.weight * chosen.sharpness, bias=head.bias * chosen.sharpness)
+    return started_from(head, seen, taken.targets[fitted]), chosen
+
+
+def _in_folds(dataset: Dataset, fitted: IntArray, alone: IntArray, search: Search, seed: int) -> float:
+    """Args: fitted: rows of all views, view by view; alone: of the answers to the same examples."""
+    examples = len(alone)
+    count = min(FOLDS, examples // 2)
+    if count < 2:
+        return STRENGTHS[DEFAULT]
+    rng = np.random.default_rng(seed)
+    folds = folds_within(dataset, alone, np.arange(len(dataset)), count, rng)
+    of_views = np.tile(folds, len(fitted) // examples)
+    total: Judged | None = None
+    for fold in range(count):
+        (judged,), _ = judge(dataset, fitted[of_views != fold], [alone[folds == fold]], search)
+        total = judged if total is None else total + judged
+    return STRENGTHS[total.chosen if total is not None else DEFAULT]
+
+
+def _mean(views: FeatureMaps, rows: IntArray, passes: int) -> FloatArray:
+    """(m, D) over the first views."""
+    total: FloatArray = np.zeros((len(rows), views.shape[2]), dtype=np.float32)
+    for number in range(passes):
+        total += views[rows, np.full(len(rows), number)]
+    total /= passes
+    return total
