@@ -2,7 +2,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: install demo test check bench evidence serve format clean
+.PHONY: install demo test check k8s-check bench evidence serve format lock clean
 
 install: .venv/installed
 
@@ -25,6 +25,10 @@ check: install
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# The first time it fetches promtool and checkov into build/.
+k8s-check: install
+	$(BIN)/python -m k8s.check
+
 # Twenty minutes; --quick takes one, and says nothing about speed.
 bench: install
 	$(BIN)/python -m bench $(BENCH)
@@ -42,6 +46,18 @@ serve: install
 format: install
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+# What the image installs: the versions that the tests run with, and CUDA's packages apart. And checkov's.
+UV := $(BIN)/uv pip compile --quiet --no-header --no-annotate --python-version 3.11 \
+	--python-platform x86_64-manylinux_2_28
+lock: install
+	$(BIN)/python -m pip install --quiet uv==0.13.9
+	mkdir -p build
+	$(BIN)/python -m pip list --format=freeze --exclude-editable > build/tested.txt
+	$(UV) --extra lora --extra postgres --constraint build/tested.txt --generate-hashes pyproject.toml > build/lock
+	awk '/^[a-z]/ { cuda = /^(torch|torchvision|triton|nvidia-[a-z0-9-]+|cuda-[a-z0-9-]+)==/ } \
+		{ print > (cuda ? "requirements-cuda.lock" : "requirements.lock") }' build/lock
+	echo checkov==3.3.30 | $(UV) - > k8s/checkov.lock
 
 clean:
 	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

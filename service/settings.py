@@ -108,6 +108,15 @@ class Settings(BaseSettings):
     trainers: Annotated[int, Field(ge=0)] = Field(
         1, description="Trainer processes that `serve` starts itself."
     )
+    metrics_port: int | None = Field(
+        None,
+        ge=1024,
+        le=65535,
+        description=(
+            "Port on which a trainer that runs alone (`polyhead worker`) answers /livez and /metrics; "
+            "default: none."
+        ),
+    )
     lease_s: Seconds = Field(
         15.0, description="Seconds after which a silent trainer's run is given to another."
     )

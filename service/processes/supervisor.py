@@ -3,7 +3,6 @@
 import os
 import signal
 import sys
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ import structlog
 from models.errors import PolyheadError
 from service.metrics import PROCESS_DEATHS, forget_process
 from service.process import die_with, take_name
+from service.processes.trainer_probes import Stop, answer_probes
 from service.settings import Settings
 from service.telemetry import configure_logging
 
@@ -101,7 +101,7 @@ def run_trainer_process(settings: Settings, parent: int | None) -> None:
     Args: parent: the process without which this one should not go on; None: it stands alone.
     """
     take_name("polyhead-train")
-    stop = threading.Event()
+    stop = Stop()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     if parent is not None:
@@ -109,8 +109,12 @@ def run_trainer_process(settings: Settings, parent: int | None) -> None:
     configure_logging(settings.log_level, "trainer")
     from service.trainer.worker import run_trainer  # noqa: PLC0415 - after the handlers: it imports for a second
 
+    def ready() -> None:
+        if parent is None and settings.metrics_port is not None:
+            answer_probes(settings.host, settings.metrics_port, stop)
+
     try:
-        run_trainer(settings, stop)
+        run_trainer(settings, stop, ready)
     except PolyheadError as error:
         log.error("the trainer can't work", reason=str(error))  # noqa: TRY400 - its message says it all
         sys.exit(2)

@@ -1,9 +1,10 @@
 """The trainer: claims runs one after another, carries each out under its lease, and says how it ended."""
 
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import structlog
 
@@ -14,7 +15,7 @@ from service.schemas.problems import describe
 from service.settings import Settings
 from service.store import Store, open_store
 from service.store.keys import task_prefix
-from service.store.records import TERMINAL_STATES, Run
+from service.store.records import TERMINAL_STATES, Run, RunKind
 from service.trainer.child import Child, ChildCrashed
 from service.trainer.importer import import_archive
 from service.trainer.jobs import IDENTIFY, WARM, BackboneJob
@@ -37,9 +38,12 @@ class Outcome:
     error: PolyheadError | None = None
 
 
-def run_trainer(settings: Settings, stop: threading.Event) -> None:
+def run_trainer(
+    settings: Settings, stop: threading.Event, ready: Callable[[], object] = lambda: None
+) -> None:
     """Work until `stop`: then the run in work goes back to the queue, and this returns in a second or two.
 
+    Args:   ready: called once, before the first claim.
     Raises: BackboneError: the backbone that the settings name can't be prepared.
     """
     store = open_store(settings.resolved_database_url, settings.resolved_blob_url)
@@ -51,6 +55,8 @@ def run_trainer(settings: Settings, stop: threading.Event) -> None:
     try:
         bench = _open_bench(settings, store, child, backbone, stop)
         log.info("trainer_ready", backbone=bench.identity.name, digest=bench.identity.digest)
+        count_from_zero()
+        ready()
         while not stop.is_set():
             run = _claim(bench, stop)
             if run is None:
@@ -62,6 +68,13 @@ def run_trainer(settings: Settings, stop: threading.Event) -> None:
     finally:
         child.close()
         store.close()
+
+
+def count_from_zero() -> None:
+    """Show the counters before anything is counted: a rate can't see one that begins with a 1."""
+    for kind in get_args(RunKind):
+        for state in TERMINAL_STATES:
+            TRAINER_RUNS.labels(kind, state)
 
 
 def _open_bench(

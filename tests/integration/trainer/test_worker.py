@@ -7,8 +7,9 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
+import httpx
 import pytest
 from prometheus_client import REGISTRY
 
@@ -21,6 +22,7 @@ from tests.integration.trainer.tasks import (
     new_task,
     queue_training,
 )
+from tests.servers import free_port
 
 TENANT = DEFAULT_TENANT
 LEASE_S = 1.5
@@ -28,7 +30,7 @@ START_S = 60.0  # torch builds the tiny backbone; the cores are shared
 
 
 @contextmanager
-def trainer(settings):
+def trainer(settings, **environment):
     """`polyhead worker` in a process group of its own, killed in the end."""
     said = {
         "POLYHEAD_DATA_DIR": str(settings.data_dir),
@@ -38,7 +40,9 @@ def trainer(settings):
         "POLYHEAD_POLL_S": "0.05",
     }
     process = subprocess.Popen(
-        [sys.executable, "-m", "service", "worker"], env=os.environ | said, start_new_session=True
+        [sys.executable, "-m", "service", "worker"],
+        env=os.environ | said | environment,
+        start_new_session=True,
     )
     try:
         yield process
@@ -128,6 +132,20 @@ def test_sigterm_puts_the_run_back_and_ends_at_once(bench, settings, slow):
         wait_for(lambda: group_is_gone(process), within_s=5)
     assert bench.store.runs.get(TENANT, run.id).state == "queued"
     assert numbers(bench, task) == []
+
+
+def test_a_lone_trainer_shows_its_counters_before_it_counts(settings, store):
+    """A rate can't see a counter that begins with a 1."""
+    port = free_port()
+
+    def metrics():
+        with suppress(httpx.ConnectError):
+            return httpx.get(f"http://127.0.0.1:{port}/metrics").text
+
+    with trainer(settings, POLYHEAD_METRICS_PORT=str(port)):
+        text = wait_for(metrics)
+    assert 'polyhead_trainer_runs_total{kind="train",state="failed"} 0.0' in text
+    assert 'polyhead_trainer_runs_total{kind="import",state="succeeded"} 0.0' in text
 
 
 def in_thread(bench):

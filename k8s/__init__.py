@@ -1,0 +1,1 @@
+"""Manifests for Kubernetes, and the check that holds them against the service, without a cluster."""
