@@ -119,6 +119,7 @@ def _from_timm(config: BackboneConfig) -> Backbone:
         raise BackboneError(
             f"backbone {name}: preprocessing {said['interpolation']}, {said['crop_mode']} isn't supported"
         )
+    _check_patches(network, config.input_size or width, name)
     backbone = Backbone(
         module=network,
         input_size=config.input_size or width,
@@ -135,6 +136,16 @@ def _from_timm(config: BackboneConfig) -> Backbone:
         classifier=classifier,
     )
     return replace(backbone, stages=_served_stages(backbone))
+
+
+def _check_patches(network: Any, size: int, name: str) -> None:
+    """timm would leave out what is beyond the last whole patch, and say nothing."""
+    said = getattr(getattr(network, "patch_embed", None), "patch_size", None)
+    patch = max(said) if isinstance(said, tuple) else said
+    if isinstance(patch, int) and size % patch:
+        raise BackboneError(
+            f"backbone {name}: an input size of {size} isn't a multiple of its patches, {patch} pixels"
+        )
 
 
 def _timm_network(config: BackboneConfig) -> tuple[Any, Classifier | None, str]:

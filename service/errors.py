@@ -181,6 +181,11 @@ class StoreFull(NotReady):
         super().__init__("the store has no space left; nothing was changed")
 
 
+class StillLoading(NotReady):
+    def __init__(self) -> None:
+        super().__init__("what the version needs is still being loaded from the store: try again shortly")
+
+
 class WorkerFailed(NotReady):
     def __init__(self) -> None:
         super().__init__("the inference worker stopped while it had this request: try again")
@@ -262,6 +267,7 @@ PROBLEMS: dict[type[PolyheadError], Problem] = {
     NotReady: _problem(503, "not_ready", "Not ready"),
     StoreUnavailable: _problem(503, "store_unavailable", "Store unavailable"),
     StoreFull: _problem(503, "store_full", "Store full"),
+    StillLoading: _problem(503, "still_loading", "Still loading"),
     WorkerFailed: _problem(503, "worker_failed", "Inference worker failed"),
     DeadlineExceeded: _problem(504, "deadline_exceeded", "Deadline exceeded"),
 }

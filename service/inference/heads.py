@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import structlog
 
 from models.errors import InvalidHead
-from models.identity import EMBEDDING, PIXELS
-from service.errors import StoreUnavailable
+from models.identity import EMBEDDING, PIXELS, POOLED
+from service.errors import StillLoading
 from service.inference.batching import Head, HeadRef
 from service.metrics import HEAD_CACHE, HEAD_CACHE_BYTES, HEAD_CACHE_EVICTIONS
 
@@ -80,7 +80,7 @@ class HeadCache:
     def get(self, ref: HeadRef) -> Head:
         """The head, from memory or from the store.
 
-        Raises: UnknownBlob, StoreUnavailable, InvalidHead, BackboneMismatch.
+        Raises: UnknownBlob, StillLoading, StoreUnavailable, InvalidHead, BackboneMismatch.
         """
         held = self._held.get(ref.digest)
         if held is not None:
@@ -91,7 +91,7 @@ class HeadCache:
             head = load.head.result(timeout=max(0.0, load.begun + self._patience_s - time.monotonic()))
         except FutureTimeout:
             log.warning("a head is slow to load", head=ref.digest, key=ref.key)
-            raise StoreUnavailable from None
+            raise StillLoading from None
         except Exception:
             self._unpin(ref.digest)
             raise
@@ -123,7 +123,7 @@ class HeadCache:
         return self._open(data, ref.output)
 
     def _hold(self, ref: HeadRef, head: Head) -> None:
-        kind = {EMBEDDING: "head", PIXELS: "network"}.get(ref.output, "tail")
+        kind = {EMBEDDING: "head", POOLED: "head", PIXELS: "network"}.get(ref.output, "tail")
         self._held[ref.digest] = head, kind
         self._bytes[kind] += head.size
         while (victim := self._victim(ref.digest)) is not None:

@@ -10,7 +10,7 @@ from prometheus_client import REGISTRY
 
 from models.arrays import FloatArray
 from models.errors import InvalidHead
-from service.errors import StoreUnavailable, UnknownBlob
+from service.errors import StillLoading, UnknownBlob
 from service.inference.batching import HeadRef
 from service.inference.heads import HeadCache
 
@@ -118,10 +118,10 @@ def test_a_store_that_does_not_answer_delays_a_batch_once_and_is_not_asked_twice
     shelf.open.clear()
     heads = HeadCache(shelf.fetch, Named, capacity=2, most_bytes=100, patience_s=0.2)
     try:
-        with pytest.raises(StoreUnavailable):
+        with pytest.raises(StillLoading):
             heads.get(A)
         started = time.monotonic()
-        with pytest.raises(StoreUnavailable):  # the same load, and its time is up
+        with pytest.raises(StillLoading):  # the same load, and its time is up
             heads.get(A)
         assert time.monotonic() - started < 0.15
     finally:
@@ -139,7 +139,7 @@ def test_a_head_that_came_too_late_is_held_like_any_other_and_a_late_failure_is_
     heads = HeadCache(shelf.fetch, Named, capacity=2, most_bytes=100, patience_s=0.0)
     try:
         for each in (A, B, C):
-            with pytest.raises(StoreUnavailable):
+            with pytest.raises(StillLoading):
                 heads.get(each)
     finally:
         shelf.open.set()
