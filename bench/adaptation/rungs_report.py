@@ -5,10 +5,10 @@ from typing import Any
 
 from bench.adaptation.kept import keep, table, verdict
 from bench.adaptation.served import Plan
-from bench.adaptation.spread import Mean, mean, paired
+from bench.adaptation.spread import mean, paired
 from bench.report import Machine
 
-RUNGS = ("head", "last_block", "lora")
+RUNGS = ("head", "stages", "last_block", "lora")
 CLOSE = 0.01  # to last_block, that lora should come
 
 
@@ -18,16 +18,12 @@ def report(
     """Write rungs.{json,md}; the tables, for the terminal. Args: plans, rows: by strategy."""
     scores = {rung: {tuple(row["key"]): row["accuracy"] for row in found} for rung, found in rows.items()}
     keys = sorted(set.intersection(*(set(each) for each in scores.values())))
-    lines = table(["seed", "fold", *RUNGS], [_row(key, scores) for key in keys])
-    means = {rung: mean([scores[rung][key] for key in keys]) for rung in RUNGS}
-    seconds = {rung: mean([row["run_s"] for row in rows[rung]]).value for rung in RUNGS}
-    parts = [[rung, means[rung], f"{seconds[rung]:.0f}"] for rung in RUNGS]
+    lines = table(["seed", "fold", *scores], [_row(key, scores) for key in keys])
+    means = {rung: mean([scores[rung][key] for key in keys]) for rung in scores}
+    seconds = {rung: mean([row["run_s"] for row in rows[rung]]).value for rung in scores}
+    parts = [[rung, means[rung], f"{seconds[rung]:.0f}"] for rung in scores]
     lines += ["", *table(["rung", f"accuracy, mean of {len(keys)} folds", "seconds of a run"], parts)]
-    above, below = (
-        paired([scores["lora"][key] for key in keys], [scores[rung][key] for key in keys])
-        for rung in ("head", "last_block")
-    )
-    said = verdicts(above, below)
+    said = verdicts({rung: [found[key] for key in keys] for rung, found in scores.items()})
     lines += ["", *(f"- {name}: {text}" for name, text in said.items())]
     server = next(iter(plans.values())).server
     keep(
@@ -51,8 +47,11 @@ Three of four stratified folds are uploaded without a split, the fourth with `sp
 that was published, refitted on train and validation, answers the fourth through /predict; in percent."""
 
 
-def verdicts(above_head: Mean, to_last_block: Mean) -> dict[str, str]:
-    """Args: lora's paired differences."""
+def verdicts(scores: dict[str, list[float]]) -> dict[str, str]:
+    """Of lora, where it was measured. Args: scores: by rung, of the same folds."""
+    if "lora" not in scores:
+        return {}
+    above_head, to_last_block = (paired(scores["lora"], scores[rung]) for rung in ("head", "last_block"))
     return {
         "lora above head": f"{verdict(reached=above_head.value > 0)} ({above_head})",
         f"lora within {100 * CLOSE:.0f} point of last_block": (
@@ -62,4 +61,4 @@ def verdicts(above_head: Mean, to_last_block: Mean) -> dict[str, str]:
 
 
 def _row(key: tuple[int, int], scores: dict[str, dict[tuple[int, int], float]]) -> list[Any]:
-    return [*key, *(f"{100 * scores[rung][key]:.2f}" for rung in RUNGS)]
+    return [*key, *(f"{100 * found[key]:.2f}" for found in scores.values())]

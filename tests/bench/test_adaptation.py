@@ -78,8 +78,8 @@ def test_the_map_is_measured_and_drawn_with_what_auto_chose(tmp_path, stamps_roo
     rows = [json.loads(line) for line in (tmp_path / "out" / "map.jsonl").read_text("utf-8").splitlines()]
     # of stamps there are too few for 20 a class
     assert {tuple(row["key"][:2]) for row in rows} == {("elpv", 5), ("elpv", 20), ("stamps", 5)}
-    assert {row["key"][2] for row in rows} == {"head", "last_block", "finetune", "auto"}
-    assert {row["chose"] for row in rows if row["key"][2] == "auto"} <= {"head", "last_block"}
+    assert {row["key"][2] for row in rows} == {"head", "stages", "last_block", "finetune", "auto"}
+    assert {row["chose"] for row in rows if row["key"][2] == "auto"} <= {"head", "stages", "last_block"}
     for row in rows:
         assert from_hex(row["correct"], row["held_out"]).mean() == pytest.approx(row["accuracy"])
     assert (tmp_path / "out" / "map.png").stat().st_size > 1000
@@ -101,17 +101,19 @@ def test_a_fold_of_solar_cells_goes_through_http(tmp_path):
 def test_rungs_are_held_against_each_other_on_the_same_folds(tmp_path):
     shown = PROGRAMS["rungs"](quick("rungs", tmp_path, "--folds", "1"))
     lines = [json.loads(line) for line in (tmp_path / "out" / "elpv.jsonl").read_text("utf-8").splitlines()]
-    assert [(row["key"], row["strategy"]) for row in lines] == [([0, 1], rung) for rung in RUNGS]
+    assert [(row["key"], row["strategy"]) for row in lines] == [
+        ([0, 1], rung) for rung in RUNGS if rung != "lora"
+    ]
     first = next(line for line in shown.splitlines() if line.startswith("| 0 | 1 |"))
     assert first == "| 0 | 1 | " + " | ".join(f"{100 * row['accuracy']:.2f}" for row in lines) + " |"
 
 
 def test_lora_has_to_be_above_the_head_and_close_to_the_last_block():
-    few = [0.01, 0.02]
-    said = rung_verdicts(mean(few), mean([-0.005, -0.005]))
-    assert all(text.startswith("reached") for text in said.values())
-    said = rung_verdicts(mean([-0.01, 0.0]), mean([-0.02, -0.01]))
-    assert all(text.startswith("**not reached**") for text in said.values())
+    others = {"head": [0.80, 0.82], "last_block": [0.86, 0.88]}
+    good = rung_verdicts({**others, "lora": [0.85, 0.88]})
+    assert [text.partition(" (")[0] for text in good.values()] == ["reached", "reached"]
+    poor = rung_verdicts({**others, "lora": [0.79, 0.82]})
+    assert [text.partition(" (")[0] for text in poor.values()] == ["**not reached**", "**not reached**"]
 
 
 @pytest.mark.parametrize(

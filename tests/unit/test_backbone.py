@@ -72,9 +72,7 @@ def test_the_embedding_may_be_wider_than_the_last_stage(tmp_path):
 
 def test_an_input_that_is_no_whole_number_of_patches_is_refused(tmp_path):
     path = random_weights(tmp_path, "test_vit")
-    with pytest.raises(
-        BackboneError, match="130 isn't a multiple of its patches, 16 pixels"
-    ):
+    with pytest.raises(BackboneError, match="130 isn't a multiple of its patches, 16 pixels"):
         identified("test_vit", weights=path, input_size=130)
 
 
