@@ -2,7 +2,8 @@
 
 Far from the pretraining data, earlier stages still say what the last one has dropped, and a linear head can
 choose among them (Evci et al. 2022, Head2Toe: Utilizing Intermediate Representations for Better Transfer
-Learning). Heads are fitted on these numbers: a change of what is computed needs another name of the output.
+Learning). Their roots are taken, which draws in long tails (Perronnin et al. 2010, Improving the Fisher
+Kernel). Heads are fitted on these numbers: a change of what is computed needs another name of the output.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,13 +12,11 @@ import torch
 from torch import Tensor
 
 MOST = 4096  # features: the exact head is fitted in their space, in time that grows with the cube
-LEAST_VARIANCE = 1e-12  # so that the square root has a slope everywhere
-
 Statistic = Callable[[Tensor], Tensor]  # (N, P, C) -> (N, C), over P positions
 
 
 def _deviation(rows: Tensor) -> Tensor:
-    return ((rows - rows.mean(dim=1, keepdim=True)).square().mean(dim=1) + LEAST_VARIANCE).sqrt()
+    return (rows - rows.mean(dim=1, keepdim=True)).square().mean(dim=1).sqrt()
 
 
 # in the order in which they are given up where a network is wide, the last ones first
@@ -30,7 +29,7 @@ STATISTICS: tuple[Statistic, ...] = (
 
 
 def pool(embedding: Tensor, maps: Sequence[Tensor]) -> Tensor:
-    """(N, D) and feature maps, earliest first -> (N, W) float32, W <= MOST where D is.
+    """(N, D) and feature maps, earliest first -> (N, W) float32 signed roots, W <= MOST where D is.
 
     The last map is left out: the embedding says what it says. As many statistics as fit, the same ones of
     every map; where not even the means do, those of the last maps that do. A map is (N, C, S, S),
@@ -45,7 +44,8 @@ def pool(embedding: Tensor, maps: Sequence[Tensor]) -> Tensor:
             rows, widths = rows[1:], widths[1:]
         count = 1
     parts = [statistic(each) for each in rows for statistic in STATISTICS[:count]]
-    return torch.cat([embedding.float(), *parts], dim=1)
+    numbers = torch.cat([embedding.float(), *parts], dim=1)
+    return numbers.sign() * numbers.abs().sqrt()
 
 
 def positions(feature_map: Tensor) -> Tensor:

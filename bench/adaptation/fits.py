@@ -13,9 +13,8 @@ from torch import nn
 from bench.adaptation.features import Features, rows_of
 from models.arrays import BoolArray, IntArray
 from models.head import LinearHead
-from models.strategies.explore import explore
-from models.strategies.finetune import fit_finetune
-from models.strategies.finish import finish
+from models.strategies.finetune import finetune
+from models.strategies.finish import fit
 from models.strategies.head import FitResult, fit_head
 from models.strategies.last_block import last_block
 from models.strategies.options import (
@@ -73,12 +72,12 @@ class Lab:
 
     def _head(self, rows: IntArray, options: HeadOptions) -> Outcome:
         dataset, began = self.features.dataset, time.monotonic()
-        fit = fit_head(
-            dataset.take(rows), options, total_backbone_parameters=self.parameters, report=lambda _: None
+        fitted = fit_head(
+            dataset.take(rows), options, total_backbone_parameters=self.parameters, report=_silent
         )
         seconds = time.monotonic() - began
-        predicted = fit.head.predict(dataset.embeddings[self.held]).argmax(axis=1)
-        return self.outcome(fit, predicted, None, seconds)
+        predicted = fitted.head.predict(dataset.embeddings[self.held]).argmax(axis=1)
+        return self.outcome(fitted, predicted, None, seconds)
 
     def _tail(self, strategy: str, rows: IntArray, options: Any) -> Outcome:
         split = self.split(strategy, options)
@@ -94,7 +93,7 @@ class Lab:
             options,
             total_backbone_parameters=self.parameters,
         )
-        tuned = finish(explore(recipe, report=_silent, clock=time.monotonic), report=_silent)
+        tuned = fit(recipe, report=_silent, clock=time.monotonic)
         if strategy == "lora":
             from models.strategies.lora import merged  # noqa: PLC0415 - as above
 
@@ -106,14 +105,8 @@ class Lab:
 
     def _finetune(self, rows: IntArray, options: FinetuneOptions) -> Outcome:
         small, began = self.small, time.monotonic()
-        tuned = fit_finetune(
-            small.dataset.take(rows),
-            small.pixels[rows],
-            small.backbone,
-            options,
-            report=lambda _: None,
-            clock=time.monotonic,
-        )
+        recipe = finetune(small.dataset.take(rows), small.pixels[rows], small.backbone, options)
+        tuned = fit(recipe, report=_silent, clock=time.monotonic)
         seconds = time.monotonic() - began
         source = PixelSource(
             small.pixels,

@@ -12,9 +12,9 @@ from models.backbone import Backbone
 from models.dataset import SPLITS, Dataset
 from models.graph import PixelGraph, embed
 from models.strategies.adam_head import fit_adam_head
-from models.strategies.finish import TunedFit
+from models.strategies.finish import TunedFit, fit
 from models.strategies.head import FitResult, fit_head
-from models.strategies.last_block import fit_last_block
+from models.strategies.last_block import last_block
 from models.strategies.options import AdamHeadOptions, HeadOptions, LastBlockOptions
 from models.tail import split_at
 from models.tuned_export import expected
@@ -63,10 +63,8 @@ def run_course(backbone: Backbone, seed: int, setting: Setting) -> Course:
     pixels = np.concatenate([images for images, _ in parts])
     dataset = _dataset(backbone, pixels, np.concatenate([targets for _, targets in parts]), setting, each)
     moved, targets = pictures(setting.classes, HELD, rng, moved=MOVED)
-    silent: dict[str, Any] = {
-        "report": lambda _: None,
-        "total_backbone_parameters": sum(each.numel() for each in backbone.module.parameters()),
-    }
+    total = sum(each.numel() for each in backbone.module.parameters())
+    silent: dict[str, Any] = {"report": lambda _: None, "total_backbone_parameters": total}
     batch = setting.each * len(setting.classes)  # all there are
     same: dict[str, Any] = {
         "seed": seed, "batch_size": batch, "weight_decay": 0.0, "schedule": "constant", "patience": PATIENT
@@ -83,7 +81,14 @@ def run_course(backbone: Backbone, seed: int, setting: Setting) -> Course:
         **same,
     )
     split = split_at(backbone, 1)
-    tuned = fit_last_block(dataset, _maps(backbone, pixels), split, options, **silent)
+    recipe = last_block(
+        dataset,
+        _maps(backbone, pixels),
+        split,
+        options,
+        total_backbone_parameters=total,
+    )
+    tuned = fit(recipe, report=lambda _: None)
     exact = fit_head(dataset, HeadOptions(seed=seed), **silent)
     features = embed(backbone, moved)
     tail = _tail_answers(tuned, _maps(backbone, moved))

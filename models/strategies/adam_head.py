@@ -17,8 +17,7 @@ from models.head import HiddenLayer
 from models.strategies.attempt import Recipe
 from models.strategies.basis import standardisation
 from models.strategies.budget import Clock
-from models.strategies.explore import explore
-from models.strategies.finish import finish
+from models.strategies.finish import fit
 from models.strategies.head import FitResult
 from models.strategies.options import AdamHeadOptions, TrainingOptions
 from models.strategies.sources import EmbeddingSource
@@ -110,10 +109,9 @@ def fit_adam_head(
     clock: Clock | None = None,
     min_examples_per_class: int = 2,
 ) -> AdamFit:
-    """Train and evaluate a head; arguments and errors as `fit_last_block`."""
+    """Train and evaluate a head; arguments and errors as of `fit`."""
     recipe = adam_head(dataset, options, total_backbone_parameters=total_backbone_parameters)
-    candidate = explore(recipe, report=report, clock=clock, min_examples_per_class=min_examples_per_class)
-    tuned = finish(candidate, report=report)
+    tuned = fit(recipe, report=report, clock=clock, min_examples_per_class=min_examples_per_class)
     decision = tuned.fit.decision | {"solver": options.solver, "options": asdict(options)}
     network = tuned.network
     return AdamFit(

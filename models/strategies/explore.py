@@ -130,17 +130,8 @@ def _cross_validated(
     known = np.flatnonzero(np.array(assigned.splits) != "test")
     count = min(FOLDS_OF_FEW, len(known) // 2)
     numbers = folds_within(recipe.dataset, known, assigned.groups, count, rng)
-    attempts = [
-        attempt_on(
-            recipe,
-            known[numbers != fold],
-            known[numbers == fold],
-            budget.share(count - fold + 1),  # the refit is one more
-            _of_fold(report, fold, count),
-            keep_last=True,
-        )
-        for fold in range(count)
-    ]
+    parts = [(known[numbers != fold], known[numbers == fold]) for fold in range(count)]
+    attempts = _attempts(recipe, parts, budget, report, keep_last=True)
     rows, scores = _stopped(recipe, attempts)
     return Candidate(
         recipe=recipe,
@@ -162,18 +153,12 @@ def _over_folds(
 ) -> Candidate:
     folds = assign_folds(recipe.dataset, FOLDS, rng)
     numbers = folds.numbers
-    attempts = []
+    parts = []
     for fold in range(folds.count):
         stopping = (fold + 1) % folds.count
-        attempt = attempt_on(
-            recipe,
-            np.flatnonzero((numbers != fold) & (numbers != stopping)),
-            np.flatnonzero(numbers == stopping),
-            budget.share(folds.count - fold + 1),  # the refit is one more
-            _of_fold(report, fold, folds.count),
-            keep_last=keep_last,
-        )
-        attempts.append(attempt)
+        trained = np.flatnonzero((numbers != fold) & (numbers != stopping))
+        parts.append((trained, np.flatnonzero(numbers == stopping)))
+    attempts = _attempts(recipe, parts, budget, report, keep_last=keep_last)
     rows, scores = _stopped(recipe, attempts)
     return Candidate(
         recipe=recipe,
@@ -190,8 +175,25 @@ def _over_folds(
     )
 
 
-def _of_fold(report: Report, fold: int, count: int) -> Report:
-    return lambda said: report({**said, "fold": fold + 1, "folds": count})
+def _attempts(
+    recipe: Recipe,
+    parts: Sequence[tuple[IntArray, IntArray]],
+    budget: Budget,
+    report: Report,
+    *,
+    keep_last: bool,
+) -> list[Attempt]:
+    """One a fold. Args: parts: of each fold, the rows that it trains on and those that it answers."""
+    count = len(parts)
+
+    def of_fold(number: int) -> Report:
+        return lambda said: report({**said, "fold": number + 1, "folds": count})
+
+    return [
+        # the refit is one share more
+        attempt_on(recipe, rows, held, budget.share(count - number + 1), of_fold(number), keep_last=keep_last)
+        for number, (rows, held) in enumerate(parts)
+    ]
 
 
 def _stopped(recipe: Recipe, attempts: Sequence[Attempt]) -> tuple[IntArray, FloatArray]:

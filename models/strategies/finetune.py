@@ -16,12 +16,8 @@ from models.blocks import coarse_blocks
 from models.dataset import Dataset
 from models.graph import preprocessing_of
 from models.strategies.attempt import Recipe
-from models.strategies.budget import Clock
-from models.strategies.explore import explore
-from models.strategies.finish import TunedFit, finish
 from models.strategies.options import FinetuneOptions
 from models.strategies.sources import PixelSource
-from models.strategies.training import Report
 from models.tail import Tail
 
 
@@ -73,23 +69,6 @@ def finetune(
         start=None if embeddings is None else replace(dataset, embeddings=embeddings),
         device=device,
     )
-
-
-def fit_finetune(
-    dataset: Dataset,
-    pixels: UInt8Array,
-    backbone: Backbone,
-    options: FinetuneOptions,
-    *,
-    report: Report,
-    embeddings: FloatArray | None = None,
-    clock: Clock | None = None,
-    min_examples_per_class: int = 2,
-) -> TunedFit:
-    """Train and evaluate a whole network; arguments and errors as `finetune` and `fit_last_block`."""
-    recipe = finetune(dataset, pixels, backbone, options, embeddings=embeddings)
-    candidate = explore(recipe, report=report, clock=clock, min_examples_per_class=min_examples_per_class)
-    return finish(candidate, report=report)
 
 
 def randomised(network: nn.Module) -> nn.Module:

@@ -12,7 +12,8 @@ from models.blocks import Trainable, count_parameters
 from models.evaluate import evaluate
 from models.losses import THRESHOLD
 from models.strategies.attempt import Attempt, Recipe, attempt_on, scores_of
-from models.strategies.explore import Candidate
+from models.strategies.budget import Clock
+from models.strategies.explore import Candidate, explore
 from models.strategies.head import FitResult, inputs_of, rows_in, weighting_record
 from models.strategies.start import Chosen
 from models.strategies.training import Report, predict
@@ -30,6 +31,19 @@ class TunedFit:
     validation_ids: tuple[str, ...]
     validation_scores: FloatArray
     factors: dict[str, FloatArray] | None = None  # of strategy lora, by name
+
+
+def fit(
+    recipe: Recipe, *, report: Report, clock: Clock | None = None, min_examples_per_class: int = 2
+) -> TunedFit:
+    """Train and evaluate one strategy; the same arguments give the same weights.
+
+    Args:   report: called with {"phase", "epoch"?, "epochs"?, "train_loss"?, "validation_loss"?, "score"?,
+            "seconds_left"?} as the work goes on; clock: seconds, monotonic; without it nothing is timed.
+    Raises: UntrainableData, as `fit_head`.
+    """
+    candidate = explore(recipe, report=report, clock=clock, min_examples_per_class=min_examples_per_class)
+    return finish(candidate, report=report)
 
 
 def finish(candidate: Candidate, *, report: Report) -> TunedFit:
@@ -108,19 +122,13 @@ def _served(candidate: Candidate, report: Report) -> tuple[Attempt, FittedOn]:
         rows, fitted_on = np.arange(len(recipe.dataset)), "all"
     needed = candidate.epochs * first.trained.seconds_per_epoch * len(rows) / len(first.rows)
     if needed <= candidate.budget.left():
-        chosen = [attempt.chosen for attempt in candidate.attempts if attempt.chosen is not None]
         refitted = attempt_on(
             recipe,
             rows,
             rows[:0],
             candidate.budget,
             lambda said: report({**said, "phase": "refitting"}),
-            chosen=Chosen(
-                strength=float(np.median([each.strength for each in chosen])),
-                sharpness=float(np.median([each.sharpness for each in chosen])),
-            )
-            if chosen
-            else None,
+            chosen=_chosen(candidate),
             stop_after=candidate.epochs,
             # the rates come down by then: cut off where they are high, a refit may end anywhere, unseen
             planned=max(0, candidate.epochs - recipe.options.warmup_epochs),
@@ -128,6 +136,19 @@ def _served(candidate: Candidate, report: Report) -> tuple[Attempt, FittedOn]:
         if refitted.trained.epochs == candidate.epochs:
             return refitted, fitted_on
     return first, "train"
+
+
+def _chosen(candidate: Candidate) -> Chosen | None:
+    """What the refit's exact start takes over from the attempts; None where theirs were random."""
+    found = [attempt.chosen for attempt in candidate.attempts if attempt.chosen is not None]
+    if not found:
+        return None
+    strengths = [each.strength for each in found if each.strength is not None]
+    return Chosen(
+        # of many features the penalty is worth choosing anew, by all of the examples
+        strength=None if candidate.recipe.views is not None else float(np.median(strengths)),
+        sharpness=float(np.median([each.sharpness for each in found])),
+    )
 
 
 def _decision(candidate: Candidate, served: Attempt, parameters: Trainable) -> dict[str, Any]:

@@ -5,12 +5,8 @@ from dataclasses import replace
 
 from models.dataset import Dataset
 from models.strategies.attempt import Recipe
-from models.strategies.budget import Clock
-from models.strategies.explore import explore
-from models.strategies.finish import TunedFit, finish
 from models.strategies.options import LastBlockOptions
 from models.strategies.sources import FeatureMaps, FeatureSource
-from models.strategies.training import Report
 from models.tail import Split
 
 
@@ -45,25 +41,3 @@ def last_block(
         exact_start=options.head_start == "exact",
         device=device,
     )
-
-
-def fit_last_block(
-    dataset: Dataset,
-    maps: FeatureMaps,
-    split: Split,
-    options: LastBlockOptions,
-    *,
-    total_backbone_parameters: int,
-    report: Report,
-    clock: Clock | None = None,
-    min_examples_per_class: int = 2,
-) -> TunedFit:
-    """Train and evaluate a tail and its head; the same arguments give the same weights.
-
-    Args:   report: called with {"phase", "epoch"?, "epochs"?, "train_loss"?, "validation_loss"?, "score"?,
-            "seconds_left"?} as the work goes on; clock: seconds, monotonic; without it nothing is timed.
-    Raises: UntrainableData, as `fit_head`.
-    """
-    recipe = last_block(dataset, maps, split, options, total_backbone_parameters=total_backbone_parameters)
-    candidate = explore(recipe, report=report, clock=clock, min_examples_per_class=min_examples_per_class)
-    return finish(candidate, report=report)

@@ -18,12 +18,9 @@ from models.arrays import FloatArray
 from models.blocks import Block
 from models.dataset import Dataset
 from models.strategies.attempt import Recipe
-from models.strategies.budget import Clock
-from models.strategies.explore import explore
-from models.strategies.finish import TunedFit, finish
+from models.strategies.finish import TunedFit
 from models.strategies.options import LoraOptions
 from models.strategies.sources import FeatureMaps, FeatureSource
-from models.strategies.training import Report
 from models.tail import Split, targets
 from models.tails import check_rank
 
@@ -51,23 +48,6 @@ def lora(
         exact_start=options.head_start == "exact",
         device=device,
     )
-
-
-def fit_lora(
-    dataset: Dataset,
-    maps: FeatureMaps,
-    split: Split,
-    options: LoraOptions,
-    *,
-    total_backbone_parameters: int,
-    report: Report,
-    clock: Clock | None = None,
-    min_examples_per_class: int = 2,
-) -> TunedFit:
-    """Train and evaluate factors and a head; the network comes merged, the `factors` beside it."""
-    recipe = lora(dataset, maps, split, options, total_backbone_parameters=total_backbone_parameters)
-    candidate = explore(recipe, report=report, clock=clock, min_examples_per_class=min_examples_per_class)
-    return merged(finish(candidate, report=report))
 
 
 def merged(tuned: TunedFit) -> TunedFit:

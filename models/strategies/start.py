@@ -23,7 +23,7 @@ MOST_FEATURES = 2**27  # float32 that it is fitted on: beyond them, on fewer vie
 class Chosen:
     """What examples that an exact head was not fitted on say of it."""
 
-    strength: float
+    strength: float | None  # None: to be chosen once more, by the examples that it is fitted on
     sharpness: float = 1.0  # factor of its logits
 
 
@@ -32,13 +32,15 @@ def start_on_embeddings(
 ) -> tuple[ScaledHead, Chosen]:
     """Args: rows: that it is fitted on; chosen: None: `held` chooses, where there are any."""
     with threadpool_limits(limits=1, user_api="blas"):
-        if chosen is None:
-            chosen = Chosen(strength=STRENGTHS[DEFAULT])
+        strength = None if chosen is None else chosen.strength
+        if strength is None:
+            strength = STRENGTHS[DEFAULT]
             if len(held):
                 (judged,), _ = judge(dataset, rows, [held], Search(class_weight=class_weight))
-                chosen = Chosen(strength=STRENGTHS[judged.chosen])
-        model, _ = fit_one(dataset, rows, chosen.strength, class_weight, tolerance=SERVING)
-    return started_from(model.head(dataset.labels), dataset.embeddings[rows], dataset.targets[rows]), chosen
+                strength = STRENGTHS[judged.chosen]
+        model, _ = fit_one(dataset, rows, strength, class_weight, tolerance=SERVING)
+    head = started_from(model.head(dataset.labels), dataset.embeddings[rows], dataset.targets[rows])
+    return head, Chosen(strength=strength)
 
 
 def start_on_views(
@@ -70,17 +72,19 @@ def start_on_views(
     fitted = np.arange(len(every))
     alone, kept_out = np.split(np.arange(len(every), len(taken)), [len(rows)])
     with threadpool_limits(limits=1, user_api="blas"):
-        if chosen is None:
+        strength = None if chosen is None else chosen.strength
+        if strength is None:
             search = Search(class_weight=class_weight, calibrated=True)
-            chosen = Chosen(strength=_in_folds(taken, fitted, alone, search, seed))
-            model, _ = fit_one(taken, fitted, chosen.strength, class_weight, tolerance=SERVING)
-            logits = model.head(dataset.labels).logits(taken.embeddings[kept_out])
-            chosen = replace(chosen, sharpness=sharpness(dataset.kind, taken.targets[kept_out], logits))
-        else:
-            model, _ = fit_one(taken, fitted, chosen.strength, class_weight, tolerance=SERVING)
+            strength = _in_folds(taken, fitted, alone, search, seed)
+        model, _ = fit_one(taken, fitted, strength, class_weight, tolerance=SERVING)
     head = model.head(dataset.labels)
-    head = replace(head, weight=head.weight * chosen.sharpness, bias=head.bias * chosen.sharpness)
-    return started_from(head, seen, taken.targets[fitted]), chosen
+    if chosen is None:
+        logits = head.logits(taken.embeddings[kept_out])
+        sure = sharpness(dataset.kind, taken.targets[kept_out], logits)
+    else:
+        sure = chosen.sharpness
+    head = replace(head, weight=head.weight * sure, bias=head.bias * sure)
+    return started_from(head, seen, taken.targets[fitted]), Chosen(strength=strength, sharpness=sure)
 
 
 def _in_folds(dataset: Dataset, fitted: IntArray, alone: IntArray, search: Search, seed: int) -> float:

@@ -13,8 +13,9 @@ from models.dataset import Dataset
 from models.graph import PixelGraph
 from models.identity import BackboneConfig
 from models.preprocess import perceptual_hash
+from models.strategies.finish import fit
 from models.strategies.head import fit_head
-from models.strategies.last_block import fit_last_block
+from models.strategies.last_block import last_block
 from models.strategies.options import HeadOptions, LastBlockOptions
 from models.tail import split_at
 from models.views import flipped, views_of
@@ -73,7 +74,8 @@ def test_the_last_block_is_no_worse_than_the_head_on_a_distant_domain():
     total = sum(each.numel() for each in backbone.module.parameters())
     silent = {"report": lambda _: None, "total_backbone_parameters": total}
     head = fit_head(dataset, HeadOptions(), **silent)
-    tuned = fit_last_block(dataset, maps, split, LastBlockOptions(epochs=8), **silent)
+    recipe = last_block(dataset, maps, split, LastBlockOptions(epochs=8), total_backbone_parameters=total)
+    tuned = fit(recipe, report=lambda _: None)
 
     # machines round differently, and 300 answers have a standard error of 2.4 points
     assert tuned.fit.metrics["accuracy"] >= head.metrics["accuracy"] - 0.02

@@ -7,7 +7,8 @@ import torch
 from models.blocks import coarse_blocks
 from models.graph import preprocessing_of
 from models.strategies.explore import explore
-from models.strategies.finetune import finetune, fit_finetune, randomised
+from models.strategies.finetune import finetune, randomised
+from models.strategies.finish import fit
 from models.strategies.options import FinetuneOptions
 from models.strategies.sources import PixelSource, augmenter
 from models.tail import Tail
@@ -31,9 +32,8 @@ class Case:
         return FinetuneOptions(**given | options)
 
     def fit(self, **options):
-        return fit_finetune(
-            self.dataset, self.pixels, self.backbone, self.options(**options), report=lambda _: None
-        )
+        recipe = finetune(self.dataset, self.pixels, self.backbone, self.options(**options))
+        return fit(recipe, report=lambda _: None)
 
 
 def unstopped(count=300):

@@ -7,9 +7,9 @@ from torch import nn
 
 from models.blocks import coarse_blocks
 from models.strategies.explore import explore
-from models.strategies.finish import finish
+from models.strategies.finish import finish, fit
 from models.strategies.head import fit_head
-from models.strategies.last_block import fit_last_block, last_block
+from models.strategies.last_block import last_block
 from models.strategies.options import HeadOptions, LastBlockOptions
 from models.tail import split_at
 from models.views import views_of
@@ -45,15 +45,9 @@ class Case:
         self.total = sum(each.numel() for each in self.backbone.module.parameters())
 
     def fit(self, report=lambda _: None, clock=None, **options):
-        return fit_last_block(
-            self.dataset,
-            self.maps,
-            self.split,
-            LastBlockOptions(**{"epochs": 6, "lr": 5e-3, "batch_size": 16} | options),
-            total_backbone_parameters=self.total,
-            report=report,
-            clock=clock,
-        )
+        given = LastBlockOptions(**{"epochs": 6, "lr": 5e-3, "batch_size": 16} | options)
+        recipe = last_block(self.dataset, self.maps, self.split, given, total_backbone_parameters=self.total)
+        return fit(recipe, report=report, clock=clock)
 
     def head(self):
         return fit_head(

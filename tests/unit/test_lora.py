@@ -13,7 +13,8 @@ from tests.unit.ladder import family
 from tests.unit.test_last_block import Case
 
 pytest.importorskip("peft")
-from models.strategies.lora import _adapted, fit_lora
+from models.strategies.finish import fit
+from models.strategies.lora import _adapted, lora, merged
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -58,14 +59,9 @@ def lite0_case():
 
 
 def fitted(case, **options):
-    return fit_lora(
-        case.dataset,
-        case.maps,
-        case.split,
-        LoraOptions(**{"epochs": 2, "warmup_epochs": 0, "augmentation": "none"} | options),
-        total_backbone_parameters=case.total,
-        report=lambda _: None,
-    )
+    given = LoraOptions(**{"epochs": 2, "warmup_epochs": 0, "augmentation": "none"} | options)
+    recipe = lora(case.dataset, case.maps, case.split, given, total_backbone_parameters=case.total)
+    return merged(fit(recipe, report=lambda _: None))
 
 
 def test_the_merged_tail_differs_from_the_trunks_own_by_the_factors_alone():

@@ -31,7 +31,7 @@ class Case:
         with torch.no_grad():
             pooled = [graph(torch.from_numpy(flipped(pixels, view)))[-1].half().numpy() for view in views]
         self.maps = np.stack(pooled, axis=1)
-        # how far two channels of the first stage deviate, of which the last says little
+        # the root of how far two channels of the first stage deviate, of which the last says little
         deviations = self.maps[:, 0, DEVIATIONS].astype(np.float64)
         high = deviations > np.median(deviations, axis=0)
         targets, labels = {
@@ -103,6 +103,19 @@ def test_the_penalty_is_chosen_by_answers_as_they_will_be_given(monkeypatch):
     alone, mean = seen
     np.testing.assert_allclose(alone, case.maps[rows, 0].astype(np.float32))
     np.testing.assert_allclose(mean, case.maps[rows].astype(np.float32).mean(axis=1), rtol=1e-5, atol=1e-5)
+
+
+def test_the_refit_chooses_its_penalty_by_all_that_it_is_fitted_on(monkeypatch):
+    case, seen = Case(), []
+
+    def choose(dataset, fitted, alone, search, seed):
+        seen.append(len(alone))
+        return 1.0
+
+    monkeypatch.setattr("models.strategies.start._in_folds", choose)
+    tuned = case.fit()
+    counts = tuned.fit.decision["split"]
+    assert seen == [counts["train"], counts["train"] + counts["validation"]]
 
 
 def test_more_features_than_memory_allows_are_fitted_on_fewer_views(monkeypatch):
