@@ -79,7 +79,7 @@ def test_the_backbone_is_described(client, service):
     assert (body["name"], body["digest"]) == ("tiny", service.prepared.identity.digest)
     assert (body["embedding_dim"], body["input_size"], body["channels"]) == (16, 32, 3)
     assert body["preprocessing"]["mean"] == [0.5, 0.5, 0.5]
-    assert [stage["name"] for stage in body["stages"]] == ["stem", "body"]
+    assert [stage["name"] for stage in body["stages"]] == ["stem", "body", "pooled"]
     assert (body["precision"], body["runtime"], body["licence"]) == ("fp32", "openvino", "Apache-2.0")
 
 
