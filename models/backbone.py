@@ -140,7 +140,10 @@ def _from_timm(config: BackboneConfig) -> Backbone:
 
 def _check_patches(network: Any, size: int, name: str) -> None:
     """timm would leave out what is beyond the last whole patch, and say nothing."""
-    said = getattr(getattr(network, "patch_embed", None), "patch_size", None)
+    embed = getattr(network, "patch_embed", None)
+    if getattr(embed, "dynamic_img_pad", False):
+        return
+    said = getattr(embed, "patch_size", None)
     patch = max(said) if isinstance(said, tuple) else said
     if isinstance(patch, int) and size % patch:
         raise BackboneError(

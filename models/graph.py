@@ -34,6 +34,7 @@ class PixelGraph(nn.Module):
     def __init__(self, backbone: Backbone) -> None:
         super().__init__()
         self.backbone = backbone
+        self.pooling = True  # which costs a tenth of a pass: false leaves `pooled` out
         self.module = backbone.module  # registered, so that `.to(device)` moves it
         mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (backbone.mean, backbone.std))
         self.register_buffer("scale", 1 / (255 * std), persistent=False)
@@ -49,9 +50,10 @@ class PixelGraph(nn.Module):
                     f"backbone {self.backbone.name}: stage {name} takes no part in the embedding"
                 )
         maps = [tapped[name] for name in self.backbone.stages]
+        if not (maps and self.pooling):
+            return embedding, *maps
         # a stage that gives no tensor is refused by `identify`, in words
-        pooled = [pool(embedding, [each for each in maps if isinstance(each, Tensor)])] if maps else []
-        return embedding, *maps, *pooled
+        return embedding, *maps, pool(embedding, [each for each in maps if isinstance(each, Tensor)])
 
 
 def taps(backbone: Backbone) -> tuple[str, ...]:

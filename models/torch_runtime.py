@@ -9,7 +9,7 @@ from models.arrays import FloatArray, UInt8Array
 from models.backbone import build_backbone
 from models.errors import BackboneError
 from models.graph import PixelGraph, identify
-from models.identity import EMBEDDING
+from models.identity import EMBEDDING, POOLED
 from models.prepared import PreparedBackbone, check_outputs
 
 
@@ -36,13 +36,14 @@ class TorchRuntime:
 
     def run(self, pixels: UInt8Array, outputs: Sequence[str] = (EMBEDDING,)) -> dict[str, FloatArray]:
         check_outputs(self.identity, outputs)
+        self._graph.pooling = POOLED in outputs
         names = (EMBEDDING, *(stage.name for stage in self.identity.stages))
         half = self.identity.precision == "bf16"
         images = torch.from_numpy(np.require(pixels, requirements="W"))  # torch warns of read-only memory
         try:
             with torch.inference_mode(), torch.autocast(self._device.type, torch.bfloat16, enabled=half):
                 results = self._graph(images.to(self._device))
-            by_name = dict(zip(names, results, strict=True))
+            by_name = dict(zip(names, results, strict=False))  # `pooled` is the last
             return {name: by_name[name].float().cpu().numpy() for name in outputs}
         except RuntimeError as error:  # out of memory among them
             reason = str(error).splitlines()[0]

@@ -80,7 +80,7 @@ def arguments(words: list[str]) -> argparse.Namespace:
     _folds(elpv)
     elpv.add_argument("--strategy", default="auto")
     elpv.add_argument("--options", default="{}", help="JSON, of the run")
-    rungs = _program(programs, "rungs", "head, last_block and lora on the folds of ELPV, through HTTP")
+    rungs = _program(programs, "rungs", "head, stages, last_block, lora on the folds of ELPV, through HTTP")
     _folds(rungs)
     rungs.set_defaults(strategy="head", options="{}")
     return _completed(parser.parse_args(words))

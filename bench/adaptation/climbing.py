@@ -33,7 +33,8 @@ def climb(lab: Lab, rows: IntArray, seed: int, finetune_epochs: int) -> Outcome:
     """What `auto` serves of these photos. Args: finetune_epochs: as the other fits of the map have them."""
     began = time.monotonic()
     dataset = lab.features.dataset.take(rows)
-    means = means_of(read_tails(lab.features.prepared.onnx_path))
+    prepared = lab.features.prepared
+    means = means_of(read_tails(prepared.onnx_path), prepared.identity)
     domain = _domain(lab, dataset, seed)
     rule = choose_rule(len(dataset), tuple(dataset.per_class.values()), domain.domain, means)
     floor = _explored(head_rung(dataset, seed=seed, total_backbone_parameters=lab.parameters))

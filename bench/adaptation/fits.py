@@ -28,7 +28,6 @@ from models.strategies.sources import FeatureSource, PixelSource
 from models.strategies.stages import stages
 from models.strategies.training import ANSWERED, Source
 from models.tail import Split, stages_of
-from models.tails import read_tails
 from models.views import views_of
 
 OPTIONS: dict[str, Callable[..., Any]] = {
@@ -120,7 +119,7 @@ class Lab:
     def split(self, strategy: str, options: Any) -> Split:
         """Where its tail begins; of `stages`, where it would. Raises: InvalidOption, NoTail."""
         if strategy == "stages":
-            return stages_of(read_tails(self.features.prepared.onnx_path).stages.shape[0])
+            return stages_of(self.features.prepared.identity.pooled)
         return self.features.split(options.blocks)
 
     @property

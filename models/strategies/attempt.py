@@ -18,7 +18,7 @@ from models.head import answers
 from models.strategies.adapted import Adapted, ScaledHead, random_head
 from models.strategies.budget import Budget
 from models.strategies.imbalance import Weighting, weigh
-from models.strategies.objective import objective
+from models.strategies.objective import Objective, objective
 from models.strategies.options import TrainingOptions
 from models.strategies.sources import FeatureMaps
 from models.strategies.start import Chosen, start_on_embeddings, start_on_views
@@ -41,6 +41,7 @@ class Recipe:
     exact_start: bool = True
     start: Dataset | None = None  # the same with the embeddings of `build`'s network, where those are others
     views: FeatureMaps | None = None  # (N, V, D) those embeddings of every view: the exact head is of all
+    groups: IntArray | None = None  # (N,) what no fold may part; known once the data is split
     width: int | None = None  # of what `build` gives; None: the backbone's embeddings
     prepare: Callable[[Any, IntArray], None] | None = None  # tells what `build` gave the rows it trains on
     device: str = "cpu"
@@ -82,26 +83,14 @@ def attempt_on(
         network = recipe.build().to(memory_format=torch.channels_last)  # as the source gives its inputs
         if recipe.prepare is not None:
             recipe.prepare(network, rows)
-        scaled, chosen = _head(recipe, rows, held, chosen)
+        scaled, chosen = _head(recipe, rows, held, chosen, report)
     adapted = Adapted(network, recipe.blocks, scaled).to(recipe.device)
-    scales = {"centre": scaled.centre, "spread": scaled.spread}
-    lesson = Lesson(
-        kind=dataset.kind,
-        targets=dataset.targets,
-        source=recipe.source,
-        objective=objective(
-            dataset.kind, dataset.targets, weighting, smoothing=options.label_smoothing, **scales
-        ),
-        options=options,
-        unfreeze_every=recipe.unfreeze_every,
-        single_lr=recipe.single_lr,
-    )
     trained = train(
         adapted,
-        lesson,
+        _lesson(recipe, weighting, scaled),
         rows,
         held,
-        judge=objective(dataset.kind, dataset.targets, weighting, **scales),
+        judge=_objective(recipe, weighting, scaled),
         budget=budget,
         report=report,
         reserve=reserve,
@@ -112,6 +101,27 @@ def attempt_on(
     return Attempt(adapted=adapted, trained=trained, rows=rows, held=held, chosen=chosen, weighting=weighting)
 
 
+def _lesson(recipe: Recipe, weighting: Weighting, head: ScaledHead) -> Lesson:
+    return Lesson(
+        kind=recipe.dataset.kind,
+        targets=recipe.dataset.targets,
+        source=recipe.source,
+        objective=_objective(recipe, weighting, head, smoothing=recipe.options.label_smoothing),
+        options=recipe.options,
+        unfreeze_every=recipe.unfreeze_every,
+        single_lr=recipe.single_lr,
+    )
+
+
+def _objective(
+    recipe: Recipe, weighting: Weighting, head: ScaledHead, *, smoothing: float = 0.0
+) -> Objective:
+    dataset = recipe.dataset
+    return objective(
+        dataset.kind, dataset.targets, weighting, smoothing=smoothing, centre=head.centre, spread=head.spread
+    )
+
+
 def scores_of(recipe: Recipe, logits: FloatArray | None, count: int) -> FloatArray:
     """(m, C) probabilities or (m, 1) values."""
     if logits is None:
@@ -120,7 +130,7 @@ def scores_of(recipe: Recipe, logits: FloatArray | None, count: int) -> FloatArr
 
 
 def _head(
-    recipe: Recipe, rows: IntArray, held: IntArray, chosen: Chosen | None
+    recipe: Recipe, rows: IntArray, held: IntArray, chosen: Chosen | None, report: Report
 ) -> tuple[ScaledHead, Chosen | None]:
     """The head that training begins with, and what was chosen for it; for a random one nothing is."""
     start, options = recipe.start or recipe.dataset, recipe.options
@@ -137,5 +147,7 @@ def _head(
         class_weight=options.class_weight,
         chosen=chosen,
         passes=recipe.source.passes,
+        groups=np.arange(len(start)) if recipe.groups is None else recipe.groups,
         seed=options.seed,
+        report=report,
     )

@@ -92,6 +92,7 @@ def explore(
         )
     assigned = assign_splits(dataset, rng)
     check_train(dataset, rows_in(assigned.splits, "train"))
+    recipe = replace(recipe, groups=assigned.groups)
     validation = rows_in(assigned.splits, "validation")
     chosen_by_user = any(dataset.split_by_user[row] for row in validation)
     few = len(validation) < few_validation and not chosen_by_user
@@ -152,7 +153,7 @@ def _over_folds(
     recipe: Recipe, rng: np.random.Generator, budget: Budget, report: Report, *, keep_last: bool
 ) -> Candidate:
     folds = assign_folds(recipe.dataset, FOLDS, rng)
-    numbers = folds.numbers
+    recipe, numbers = replace(recipe, groups=folds.groups), folds.numbers
     parts = []
     for fold in range(folds.count):
         stopping = (fold + 1) % folds.count

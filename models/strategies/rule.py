@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from models.identity import BackboneIdentity
 from models.strategies.options import Augmentation
 from models.tails import Tails
 
@@ -36,13 +37,15 @@ class Means:
     stages: bool = True  # the backbone serves stages
 
 
-def means_of(tails: Tails, find: Callable[[str], object] = importlib.util.find_spec) -> Means:
+def means_of(
+    tails: Tails, identity: BackboneIdentity, find: Callable[[str], object] = importlib.util.find_spec
+) -> Means:
     """What a server can train. Args: tails: that its backbone offers; find: looks for a package."""
     return Means(
         blocks=tuple(each.blocks for each in tails.offered),
         no_tail=tails.reason,
         lora=find("peft") is not None,
-        stages=tails.pooled > 0,
+        stages=identity.pooled > 0,
     )
 
 

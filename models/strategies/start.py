@@ -1,6 +1,8 @@
 """The exact head that training by gradient begins with, or that is all there is to train. Imports torch."""
 
+import operator
 from dataclasses import dataclass, replace
+from functools import reduce
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -13,7 +15,8 @@ from models.strategies.calibration import sharpness
 from models.strategies.linear import SERVING
 from models.strategies.options import ClassWeight
 from models.strategies.sources import FeatureMaps
-from models.strategies.strength import DEFAULT, STRENGTHS, Judged, Search, fit_one, judge
+from models.strategies.strength import DEFAULT, STRENGTHS, Search, fit_one, judge
+from models.strategies.training import Report
 
 FOLDS = 5  # of the examples, by which the penalty of a head on many features is chosen
 MOST_FEATURES = 2**27  # float32 that it is fitted on: beyond them, on fewer views
@@ -52,7 +55,9 @@ def start_on_views(
     class_weight: ClassWeight,
     chosen: Chosen | None,
     passes: int,
+    groups: IntArray,
     seed: int,
+    report: Report,
 ) -> tuple[ScaledHead, Chosen]:
     """A head of thousands of features, to which every view of `rows` is an example.
 
@@ -60,7 +65,8 @@ def start_on_views(
     should be; then `held` says how sure that is. One validation split was seen to err by a factor of three.
 
     Args: views: (N, V, D); passes: of them, that an answer is the mean of. A head is linear: that is its
-          answer to the mean of the features.
+          answer to the mean of the features; groups: (N,) what no fold parts; report: called with
+          {"phase", "candidate", "candidates"}, by fold.
     """
     count = min(views.shape[1], max(1, MOST_FEATURES // (len(rows) * views.shape[2])))
     every = np.tile(rows, count)
@@ -75,7 +81,7 @@ def start_on_views(
         strength = None if chosen is None else chosen.strength
         if strength is None:
             search = Search(class_weight=class_weight, calibrated=True)
-            strength = _in_folds(taken, fitted, alone, search, seed)
+            strength = _in_folds(taken, _parts(taken, fitted, alone, groups[rows], seed), search, report)
         model, _ = fit_one(taken, fitted, strength, class_weight, tolerance=SERVING)
     head = model.head(dataset.labels)
     if chosen is None:
@@ -87,20 +93,33 @@ def start_on_views(
     return started_from(head, seen, taken.targets[fitted]), Chosen(strength=strength, sharpness=sure)
 
 
-def _in_folds(dataset: Dataset, fitted: IntArray, alone: IntArray, search: Search, seed: int) -> float:
-    """Args: fitted: rows of all views, view by view; alone: of the answers to the same examples."""
-    examples = len(alone)
-    count = min(FOLDS, examples // 2)
+Part = tuple[IntArray, IntArray]  # rows of a dataset: to fit on, and to judge by
+
+
+def _parts(dataset: Dataset, fitted: IntArray, alone: IntArray, groups: IntArray, seed: int) -> list[Part]:
+    """Of each fold of the examples, whole groups; none where there are too few.
+
+    Args: fitted: rows of all views, view by view; alone: of the answers to the same m examples;
+          groups: (m,) of those.
+    """
+    count = min(FOLDS, len(np.unique(groups)))
     if count < 2:
+        return []
+    everyone = np.zeros(len(dataset), dtype=np.int64)
+    everyone[alone] = groups
+    folds = folds_within(dataset, alone, everyone, count, np.random.default_rng(seed))
+    of_views = np.tile(folds, len(fitted) // len(alone))
+    return [(fitted[of_views != fold], alone[folds == fold]) for fold in range(count)]
+
+
+def _in_folds(dataset: Dataset, parts: list[Part], search: Search, report: Report) -> float:
+    if not parts:
         return STRENGTHS[DEFAULT]
-    rng = np.random.default_rng(seed)
-    folds = folds_within(dataset, alone, np.arange(len(dataset)), count, rng)
-    of_views = np.tile(folds, len(fitted) // examples)
-    total: Judged | None = None
-    for fold in range(count):
-        (judged,), _ = judge(dataset, fitted[of_views != fold], [alone[folds == fold]], search)
-        total = judged if total is None else total + judged
-    return STRENGTHS[total.chosen if total is not None else DEFAULT]
+    judged = []
+    for number, (train, held) in enumerate(parts, start=1):
+        report({"phase": "fitting", "candidate": number, "candidates": len(parts)})
+        judged += judge(dataset, train, [held], search)[0]
+    return STRENGTHS[reduce(operator.add, judged).chosen]
 
 
 def _mean(views: FeatureMaps, rows: IntArray, passes: int) -> FloatArray:

@@ -21,7 +21,7 @@ from models.domain import (
     unknown_domain,
 )
 from models.errors import InvalidOption, NoTail
-from models.strategies.climb import Climb, Tried
+from models.strategies.climb import FROZEN, Climb, Tried
 from models.strategies.options import AutoOptions
 from models.strategies.rule import Rule, Rung, choose_rule, means_of
 from models.strategies.rungs import FEW_VALIDATION, LEAST_SECONDS, WHOLE_NETWORK, rung_options
@@ -71,13 +71,15 @@ class Ascent:
     dataset: Dataset
     spread: float
     ends: float  # monotonic seconds at which the budget is over
+    out_of_time: str = ""  # the first rung whose inputs alone took too long
 
     def climb(self) -> Climbed:
         """Raises: as a run of the rungs."""
         options = AutoOptions(**self.run.options)
         domain = self._domain(options)
         counts = tuple(self.dataset.per_class.values())
-        rule = choose_rule(len(self.dataset), counts, domain.domain, means_of(self.bench.tails))
+        means = means_of(self.bench.tails, self.bench.identity)
+        rule = choose_rule(len(self.dataset), counts, domain.domain, means)
         head = self._try_head(options.seed)
         ladder = Climb(self.dataset.kind, head.targets, start=rule.start)
         ladder.consider(_tried("head", {"seed": options.seed}, head, head.ids))
@@ -121,6 +123,8 @@ class Ascent:
             share = FILLING_STAGES if rung == "stages" else FILLING
             tried = self._try(run, kept, most_seconds=share * left)
         except (InvalidOption, NoTail, OutOfTime) as error:
+            if isinstance(error, OutOfTime):
+                self.out_of_time = self.out_of_time or rung
             ladder.leave_out(rung, str(error))
             self._drop(rung)
             return kept
@@ -145,7 +149,10 @@ class Ascent:
             return "the rung before it gained nothing that would make a deeper one worth its time"
         if left < LEAST_SECONDS:
             return f"{max(0.0, left):.0f} s of the budget are left"
-        if rung == "finetune" and kept and left < WHOLE_NETWORK * kept.explored.seconds:
+        if rung == "finetune" and self.out_of_time:
+            return f"there was no time for {self.out_of_time}, which costs less"
+        trains = kept is not None and kept.rung not in FROZEN
+        if rung == "finetune" and kept and trains and left < WHOLE_NETWORK * kept.explored.seconds:
             return (
                 f"all blocks take at least {WHOLE_NETWORK:g} times as long as the last ones, "
                 f"{kept.explored.seconds:.0f} s, and {left:.0f} s are left"

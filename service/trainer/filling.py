@@ -11,7 +11,7 @@ from models.dataset import Dataset
 from models.errors import UntrainableData
 from models.identity import AS_IT_IS, PIXELS
 from models.strategies.options import OPTIONS
-from models.tails import check_pixels, kept_within
+from models.tails import check_pixels, kept_within, stages_shape
 from models.views import views_of
 from service.errors import RunFailed
 from service.store.records import Run
@@ -58,7 +58,7 @@ def plan_filling(run: Run, bench: Workbench, examples: int, *, taken: int = 0) -
 def _maps(run: Run, bench: Workbench, examples: int, room: int) -> Filling:
     options: Any = OPTIONS[str(run.strategy)](**run.options)
     preprocessing = bench.identity.preprocessing
-    tail = bench.tails.stages if run.strategy == "stages" else bench.tails.of(options.blocks)
+    tail = stages_shape(bench.identity) if run.strategy == "stages" else bench.tails.of(options.blocks)
     wanted = views_of(options.augmentation)
     kept = kept_within(tail, examples, wanted, room, pixel_bytes=preprocessing.pixel_bytes)
     size = preprocessing.input_size

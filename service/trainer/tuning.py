@@ -11,7 +11,7 @@ from models.arrays import FloatArray, UInt8Array
 from models.errors import BackboneError
 from models.export import check_parity
 from models.factors import factors_file
-from models.identity import POOLED, BackboneConfig
+from models.identity import BackboneConfig
 from models.strategies.options import OPTIONS, LoraOptions
 from models.views import RecomputedMaps
 from service.trainer.child import Report
@@ -152,8 +152,7 @@ def _split_of(job: TunedFitJob, options: Any) -> Any:
     from models.tail import split_at, stages_of  # noqa: PLC0415 - torch
 
     if job.strategy == "stages":
-        identity = prepared(job.backbone).identity
-        return stages_of(next(stage.shape[0] for stage in identity.stages if stage.name == POOLED))
+        return stages_of(prepared(job.backbone).identity.pooled)
     return split_at(open_network(job.backbone, job.backbone.config), options.blocks)
 
 

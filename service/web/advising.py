@@ -21,9 +21,8 @@ from service.web.parts import Parts
 def advise(parts: Parts, task: Task, summary: TaskSummary, options: dict[str, Any]) -> tuple[Rule, Domain]:
     """The rule that fires for the task as it is now. Args: options: canonical, of strategy auto."""
     domain = domain_of(parts, task, options)
-    rule = choose_rule(
-        summary.labelled, tuple(summary.per_class.values()), domain.domain, means_of(parts.tails)
-    )
+    means = means_of(parts.tails, parts.identity)
+    rule = choose_rule(summary.labelled, tuple(summary.per_class.values()), domain.domain, means)
     return rule, domain
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from models.identity import AS_IT_IS, LARGEST, POOLED, BackboneIdentity
 from models.strategies.options import HEADS, kind_of
-from models.tails import Tails, TailShape, check_pixels, check_rank, kept_within
+from models.tails import Tails, TailShape, check_pixels, check_rank, kept_within, stages_shape
 from service.errors import InvalidField, StrategyNotAvailable
 from service.schemas.runs import CreateRun
 from service.store.records import Task
@@ -49,7 +49,7 @@ def tail_of(
     """
     if strategy != "stages" and "blocks" not in options:
         return None
-    tail = tails.stages if strategy == "stages" else tails.of(options["blocks"])
+    tail = stages_shape(bounds.identity) if strategy == "stages" else tails.of(options["blocks"])
     if "rank" in options:
         check_rank(options["rank"], tail.rank_parameters, bounds.identity.total_parameters)
     pixel_bytes = bounds.identity.preprocessing.pixel_bytes

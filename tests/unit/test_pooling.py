@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from models.graph import PixelGraph
+from models.graph import PixelGraph, identify
 from models.identity import POOLED
 from models.pooling import MOST, pool
-from models.tail import describe_tails
 from tests.unit.ladder import ALL, family
 
 
@@ -73,7 +72,7 @@ def test_every_family_serves_its_stages_pooled(name):
     pixels = np.random.default_rng(0).integers(0, 256, size, dtype=np.uint8)
     with torch.no_grad():
         embedding, *_, pooled = PixelGraph(backbone)(torch.from_numpy(pixels))
-    assert describe_tails(backbone).stages.shape == tuple(pooled.shape[1:])
+    assert identify(backbone, "fp32").pooled == pooled.shape[1]
     np.testing.assert_allclose(pooled[:, : embedding.shape[1]], roots(embedding.numpy()), rtol=1e-6)
     assert embedding.shape[1] < pooled.shape[1] <= MOST
     assert POOLED not in backbone.stages

@@ -139,6 +139,14 @@ def pixels(lite0, photos):
     return decoded(photos[:5], lite0.identity.preprocessing)
 
 
+def test_torch_gives_the_stages_pooled_where_they_are_asked_for(lite0, pixels):
+    runtime, other = TorchRuntime(lite0, "cpu"), OpenVinoRuntime(lite0)
+    assert list(runtime.run(pixels)) == ["embedding"]
+    pooled = runtime.run(pixels, ("pooled",))["pooled"]
+    np.testing.assert_allclose(pooled, other.run(pixels, ("pooled",))["pooled"], atol=1e-2)
+    assert list(runtime.run(pixels)) == ["embedding"]
+
+
 def test_a_cpu_runs_on_openvino_with_all_outputs_of_one_graph(lite0, pixels):
     runtime = open_runtime(lite0)
     names = ["embedding", *(stage.name for stage in lite0.identity.stages)]

@@ -13,7 +13,8 @@ from models.strategies.finish import finish
 from models.strategies.head import fit_head
 from models.strategies.options import HeadOptions, StagesOptions
 from models.strategies.stages import stages
-from models.tail import describe_tails, stages_of
+from models.strategies.start import FOLDS
+from models.tail import stages_of
 from models.views import flipped, views_of
 from tests.networks import tiny
 from tests.unit.ladder import embedded, scans
@@ -22,15 +23,19 @@ LABELS = ("zero", "one", "two", "three")
 DEVIATIONS = [16 + 8, 16 + 9]  # after the embedding, the means of eight channels come first
 
 
+def in_order(rows):
+    return rows[np.lexsort(rows.T)]
+
+
 class Case:
-    def __init__(self, kind="multiclass", count=300, augmentation="heavy"):
+    def __init__(self, kind="multiclass", count=300, augmentation="heavy", **fields):
         self.backbone = tiny()
         pixels, digits = scans(self.backbone, count)
-        self.split = stages_of(describe_tails(self.backbone).stages.shape[0])
         graph, views = PixelGraph(self.backbone), views_of(augmentation)
         with torch.no_grad():
             pooled = [graph(torch.from_numpy(flipped(pixels, view)))[-1].half().numpy() for view in views]
         self.maps = np.stack(pooled, axis=1)
+        self.split = stages_of(self.maps.shape[2])
         # the root of how far two channels of the first stage deviate, of which the last says little
         deviations = self.maps[:, 0, DEVIATIONS].astype(np.float64)
         high = deviations > np.median(deviations, axis=0)
@@ -41,7 +46,7 @@ class Case:
             "regression": (deviations[:, 0], ()),
         }[kind]
         kind = "multiclass" if kind == "deviation" else kind
-        self.dataset = embedded(self.backbone, pixels, kind, targets, labels)
+        self.dataset = embedded(self.backbone, pixels, kind, targets, labels, **fields)
 
     def recipe(self, **options):
         return stages(
@@ -92,8 +97,8 @@ def test_the_penalty_is_chosen_by_answers_as_they_will_be_given(monkeypatch):
     """Averaged over the flips, where they are."""
     case, seen = Case(), []
 
-    def choose(dataset, fitted, alone, search, seed):
-        seen.append(dataset.embeddings[alone])
+    def choose(dataset, parts, search, report):
+        seen.append(np.concatenate([dataset.embeddings[held] for _, held in parts]))
         return 1.0
 
     monkeypatch.setattr("models.strategies.start._in_folds", choose)
@@ -101,21 +106,43 @@ def test_the_penalty_is_chosen_by_answers_as_they_will_be_given(monkeypatch):
     for averaged in (False, True):
         attempt_on(case.recipe(average_flips=averaged), rows, held, Budget.of(None, None), lambda _: None)
     alone, mean = seen
-    np.testing.assert_allclose(alone, case.maps[rows, 0].astype(np.float32))
-    np.testing.assert_allclose(mean, case.maps[rows].astype(np.float32).mean(axis=1), rtol=1e-5, atol=1e-5)
+    given = case.maps[rows].astype(np.float32)
+    np.testing.assert_allclose(in_order(alone), in_order(given[:, 0]))
+    np.testing.assert_allclose(in_order(mean), in_order(given.mean(axis=1)), rtol=1e-5, atol=1e-5)
 
 
 def test_the_refit_chooses_its_penalty_by_all_that_it_is_fitted_on(monkeypatch):
     case, seen = Case(), []
 
-    def choose(dataset, fitted, alone, search, seed):
-        seen.append(len(alone))
+    def choose(dataset, parts, search, report):
+        seen.append(sum(len(held) for _, held in parts))
         return 1.0
 
     monkeypatch.setattr("models.strategies.start._in_folds", choose)
     tuned = case.fit()
     counts = tuned.fit.decision["split"]
     assert seen == [counts["train"], counts["train"] + counts["validation"]]
+
+
+def test_no_fold_of_the_penalty_parts_what_belongs_together(monkeypatch):
+    """Near duplicates on both sides would ask for a weaker penalty than new examples do."""
+    pairs = tuple(f"part {row // 2}" for row in range(300))
+    case, seen = Case(groups=pairs), []
+
+    def choose(dataset, parts, search, report):
+        seen.extend([{dataset.groups[row] for row in rows} for rows in part] for part in parts)
+        return 1.0
+
+    monkeypatch.setattr("models.strategies.start._in_folds", choose)
+    case.fit()
+    assert len(seen) == 2 * FOLDS
+    assert not any(train & held for train, held in seen)
+
+
+def test_the_choice_of_the_penalty_is_told_fold_by_fold():
+    said = []
+    explore(Case().recipe(), report=said.append)
+    assert [each["candidate"] for each in said if "candidate" in each] == [1, 2, 3, 4, 5]
 
 
 def test_more_features_than_memory_allows_are_fitted_on_fewer_views(monkeypatch):

@@ -160,7 +160,7 @@ def test_a_sample_goes_round_and_depends_on_where_it_starts(service, many):
 
 
 def test_without_peft_lora_will_not_be_tried(client):
-    means = means_of(client.app.state.parts.tails, find=lambda _: None)
+    means = means_of(client.app.state.parts.tails, client.app.state.parts.identity, find=lambda _: None)
     assert not means.lora
 
 

@@ -3,10 +3,14 @@
 import threading
 import time
 from dataclasses import asdict
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
+from models.strategies.climb import Climb, Tried
 from models.strategies.options import AutoOptions
+from service.trainer.climbing import Ascent, _Kept
 from service.trainer.worker import work_on
 from tests.integration.trainer.tasks import add, colours, new_task, queue_training
 
@@ -57,11 +61,44 @@ def test_the_record_says_what_was_tried_and_why_it_was_kept(bench, work, task, d
 def test_what_is_served_is_what_was_chosen(bench, work, task):
     queue(bench, task, domain="distant", max_seconds=600)
     version, record = record_of(bench, task, work())
-    of_head = record["chosen"] == "head"
-    assert (version.backbone_output == "embedding") == of_head
-    if not of_head:
-        assert version.decision["strategy"] == record["chosen"]
-        assert len(version.views) == 4
+    assert record["chosen"] == "stages"
+    assert (version.decision["strategy"], version.backbone_output) == ("stages", "pooled")
+    assert len(version.views) == 4
+
+
+def ascent(**fields):
+    needed = ("run", "bench", "lease", "phases", "snapshot", "dataset", "spread", "ends")
+    return Ascent(**dict.fromkeys(needed) | fields)
+
+
+def kept(rung, seconds):
+    explored = SimpleNamespace(seconds=seconds)
+    return _Kept(rung=rung, filling=None, dataset=None, explored=explored)
+
+
+def ahead(*names):
+    """A ladder on which the last of the names is the best."""
+    ladder = Climb("regression", np.zeros(9), start=names[-1])
+    for number, name in enumerate(names):
+        scores = np.full((9, 1), 1.0 / (number + 1), np.float32)
+        assert ladder.consider(Tried(name=name, options={}, scores=scores))
+    return ladder
+
+
+def test_the_whole_network_is_not_tried_where_a_tail_had_no_time():
+    why = ascent(out_of_time="last_block")._why_not("finetune", ahead("head", "stages"), 500.0, None)
+    assert why == "there was no time for last_block, which costs less"
+
+
+@pytest.mark.parametrize(("left", "said"), [(299.0, "3 times as long"), (301.0, "")])
+def test_the_whole_network_takes_longer_than_the_last_blocks(left, said):
+    why = ascent()._why_not("finetune", ahead("head", "last_block"), left, kept("last_block", 100.0))
+    assert said in why
+    assert bool(why) == bool(said)
+
+
+def test_what_a_frozen_rung_took_says_nothing_of_the_whole_network():
+    assert not ascent()._why_not("finetune", ahead("head", "stages"), 299.0, kept("stages", 100.0))
 
 
 def test_the_domain_is_measured_where_nothing_is_said(bench, work, task):
