@@ -3,7 +3,9 @@
 import colorsys
 import hashlib
 import io
-from collections.abc import Iterable
+import threading
+import time
+from collections.abc import Callable, Iterable
 from functools import cache
 from typing import Any
 
@@ -16,6 +18,7 @@ from service.store import Store
 from service.store.keys import image_key, import_key
 from service.store.records import DEFAULT_TENANT, AddResult, Kind, NewExample, NewRun, Run, Task
 from service.trainer.workbench import Workbench
+from service.trainer.worker import work_on
 
 HUES = {"red": 0.0, "green": 0.33, "blue": 0.66, "yellow": 0.16}
 
@@ -108,3 +111,21 @@ def queue_import(bench: Workbench, task: Task, archive: bytes, *, run_id: str) -
     bench.store.blobs.put_new(key, archive)
     options = {"archive": key, "filename": "photos.zip"}
     return queue_training(bench, task, id=run_id, kind="import", strategy=None, options=options)
+
+
+def cancelled_when(
+    bench: Workbench, queued: Run, due: Callable[[dict[str, Any]], bool]
+) -> tuple[dict[str, Any], float]:
+    """Work on a run in a thread and cancel it when its progress says so. Returns: that, and the seconds."""
+    run = bench.store.runs.claim(15, 3)
+    worker = threading.Thread(target=work_on, args=(run, bench, threading.Event()))
+    worker.start()
+    seen, end = {}, time.monotonic() + 60
+    while not due(seen) and time.monotonic() < end:
+        seen = bench.store.runs.get(run.tenant, run.id).progress
+        time.sleep(0.05)
+    asked = time.monotonic()
+    bench.store.runs.cancel(run.tenant, queued.id)
+    worker.join(10)
+    assert bench.store.runs.get(run.tenant, run.id).state == "cancelled"
+    return seen, time.monotonic() - asked

@@ -1,7 +1,6 @@
 """Strategy auto through the trainer's child: rungs are tried, validation chooses, the record says why."""
 
 import threading
-import time
 from dataclasses import asdict
 from types import SimpleNamespace
 
@@ -12,7 +11,14 @@ from models.strategies.climb import Climb, Tried
 from models.strategies.options import AutoOptions
 from service.trainer.climbing import Ascent, _Kept
 from service.trainer.worker import work_on
-from tests.integration.trainer.tasks import add, colours, new_task, queue_training
+from tests.integration.trainer.tasks import (
+    add,
+    add_slow,
+    cancelled_when,
+    colours,
+    new_task,
+    queue_training,
+)
 
 
 @pytest.fixture
@@ -137,19 +143,11 @@ def test_a_budget_that_leaves_no_time_ends_with_a_head(bench, task):
     assert version.metrics["count"] > 0
 
 
-def test_a_climb_is_cancelled_in_mid_rung_and_leaves_nothing(bench, task):
+def test_a_climb_is_cancelled_in_mid_rung_and_leaves_nothing(bench):
+    task = new_task(bench.store, name="slow")
+    add_slow(bench, task, 30)
     queued = queue(bench, task, domain="distant", max_seconds=6000)
-    run = bench.store.runs.claim(15, 3)
-    worker = threading.Thread(target=work_on, args=(run, bench, threading.Event()))
-    worker.start()
-    seen, end = {}, time.monotonic() + 60
-    while seen.get("rung") in (None, "head") and time.monotonic() < end:
-        seen = bench.store.runs.get(run.tenant, run.id).progress
-        time.sleep(0.02)
-    asked = time.monotonic()
-    bench.store.runs.cancel(run.tenant, queued.id)
-    worker.join(10)
-    assert time.monotonic() - asked < 2
-    assert bench.store.runs.get(run.tenant, run.id).state == "cancelled"
+    _, took = cancelled_when(bench, queued, lambda progress: progress.get("phase") == "mapping")
+    assert took < 2
     assert left_over(bench) == []
     assert bench.store.versions.list(task, 10).data == []

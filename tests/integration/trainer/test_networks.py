@@ -1,7 +1,5 @@
 """Strategy finetune, whose network is its task's own, through the trainer's real child."""
 
-import threading
-import time
 from dataclasses import asdict, replace
 
 import numpy as np
@@ -17,8 +15,15 @@ from models.preprocess import decode_image
 from models.strategies.options import FinetuneOptions
 from service.trainer.jobs import BackboneJob, NetworkJob
 from service.trainer.networks import _open, check_network
-from service.trainer.worker import work_on
-from tests.integration.trainer.tasks import add, add_slow, coloured, colours, new_task, queue_training
+from tests.integration.trainer.tasks import (
+    add,
+    add_slow,
+    cancelled_when,
+    coloured,
+    colours,
+    new_task,
+    queue_training,
+)
 from tests.networks import tiny
 
 BACKBONE = 3 * 8 * 16 + 8 + 8 * 16 * 4 + 16  # parameters of the tiny backbone
@@ -138,22 +143,6 @@ def test_a_run_is_cancelled_while_images_are_decoded_and_leaves_nothing(bench, w
     _, took = cancelled_when(bench, queued, lambda progress: progress.get("phase") == "decoding")
     assert took < 2
     assert left_over(bench) == []
-
-
-def cancelled_when(bench, queued, due):
-    """Work on a run in a thread and cancel it when its progress says so. Returns: that, and the seconds."""
-    run = bench.store.runs.claim(15, 3)
-    worker = threading.Thread(target=work_on, args=(run, bench, threading.Event()))
-    worker.start()
-    seen, end = {}, time.monotonic() + 60
-    while not due(seen) and time.monotonic() < end:
-        seen = bench.store.runs.get(run.tenant, run.id).progress
-        time.sleep(0.05)
-    asked = time.monotonic()
-    bench.store.runs.cancel(run.tenant, queued.id)
-    worker.join(10)
-    assert bench.store.runs.get(run.tenant, run.id).state == "cancelled"
-    return seen, time.monotonic() - asked
 
 
 def test_a_network_of_one_size_is_refused_at_another(tmp_path):
