@@ -22,7 +22,7 @@ from service.schemas.pages import After, Limit, PageBody
 from service.schemas.runs import CreateRun, RunBody, RunPlan
 from service.store.records import TERMINAL_STATES, ImportItem, Run
 from service.web import events
-from service.web.dependencies import PartsDep, RunDep, TaskDep, TenantDep, WaitDep
+from service.web.dependencies import CallerDep, PartsDep, RunDep, TaskDep, TenantDep, WaitDep
 from service.web.planning import describe, plan, queue
 from service.web.preferences import ended
 from service.web.problems import responses
@@ -134,6 +134,7 @@ async def cancel(run: RunDep, parts: PartsDep, wait: WaitDep) -> Response:
 async def follow(
     run: RunDep,
     parts: PartsDep,
+    caller: CallerDep,
     last_event_id: Annotated[
         str | None, Header(alias="Last-Event-ID", description="Resume after it.")
     ] = None,
@@ -145,7 +146,7 @@ async def follow(
         if over and not new:
             return Response(status_code=204)
     # On SIGTERM the stream sees `draining` and ends; without a grace it would be cut off in mid-body.
-    return EventSourceResponse(events.stream(parts, run, after), sep="\n", shutdown_grace_period=5)
+    return EventSourceResponse(events.stream(parts, run, after, caller), sep="\n", shutdown_grace_period=5)
 
 
 def _item(item: ImportItem) -> ImportItemBody:

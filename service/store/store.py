@@ -6,6 +6,7 @@ import structlog
 
 from service.errors import StoreUnavailable
 from service.store.aliases import Aliases
+from service.store.api_keys import ApiKeys
 from service.store.blobs import Blobs
 from service.store.database import Database
 from service.store.embeddings import Embeddings
@@ -32,6 +33,7 @@ class Store:
     versions: Versions
     aliases: Aliases
     idempotency: Idempotency
+    api_keys: ApiKeys
 
     def discard_archive(self, run: Run) -> None:
         """Delete the archive of a run that has ended, if it was an import's.
@@ -70,4 +72,5 @@ def open_store(database_url: str, blob_url: str) -> Store:
         versions=Versions(database),
         aliases=Aliases(database),
         idempotency=Idempotency(database),
+        api_keys=ApiKeys(database),
     )

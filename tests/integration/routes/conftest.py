@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import structlog
 from starlette.testclient import TestClient
 
 from models.prepare import PreparedBackbone, prepare_backbone
@@ -112,3 +113,25 @@ def trained(taught: str, train: Callable[..., dict]) -> str:
     """A task whose version 1 is in production."""
     train(taught)
     return taught
+
+
+@pytest.fixture
+def logged(caplog: pytest.LogCaptureFixture) -> Iterator[Callable[..., list[dict]]]:
+    """What a logger was told since the last look, as `configure_logging` hands it on, before it is JSON."""
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+    )
+
+    def logged(name: str) -> list[dict]:
+        found = [record.msg for record in caplog.records if record.name == name]
+        caplog.clear()
+        return found
+
+    with caplog.at_level("INFO"):
+        yield logged
+    structlog.reset_defaults()
