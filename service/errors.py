@@ -29,6 +29,22 @@ class MissingScope(PolyheadError):
         super().__init__(f"the API key lacks the scope {scope!r}")
 
 
+class QuotaExceeded(PolyheadError):
+    def __init__(self, what: str, limit: int) -> None:
+        super().__init__(
+            f"the tenant's quota of {limit} {what} doesn't allow more: delete some, or ask the operator"
+        )
+
+
+class TooManyRuns(PolyheadError):
+    retry_after_s = 5
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(
+            f"{limit} runs of the tenant are queued or running, as many as it may have: try later"
+        )
+
+
 class NotFound(PolyheadError):
     """A resource that isn't there, or isn't this tenant's."""
 
@@ -252,6 +268,7 @@ PROBLEMS: dict[type[PolyheadError], Problem] = {
     KeyNeeded: _problem(401, "key_needed", "Key needed"),
     InvalidKey: _problem(401, "invalid_key", "Invalid key"),
     MissingScope: _problem(403, "missing_scope", "Missing scope"),
+    QuotaExceeded: _problem(403, "quota_exceeded", "Quota exceeded"),
     NotFound: _problem(404, "not_found", "Not found"),
     UnknownTask: _problem(404, "unknown_task", "Unknown task"),
     UnknownExample: _problem(404, "unknown_example", "Unknown example"),
@@ -289,6 +306,7 @@ PROBLEMS: dict[type[PolyheadError], Problem] = {
     models.NoTail: _problem(422, "no_tail", "The backbone has no tail to train"),
     models.UntrainableData: _problem(422, "untrainable_data", "Not trainable yet"),
     Overloaded: _problem(429, "overloaded", "Overloaded"),
+    TooManyRuns: _problem(429, "too_many_runs", "Too many runs"),
     models.BackboneError: _problem(500, "backbone_error", "Backbone error"),
     models.ReferenceMismatch: _problem(500, "reference_mismatch", "Reference mismatch"),
     models.InvalidHead: _problem(500, "invalid_head", "Invalid head"),

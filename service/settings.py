@@ -116,6 +116,18 @@ class Settings(BaseSettings):
         (), description="Origins for CORS, as a JSON list; none: CORS is off."
     )
 
+    tenant_max_tasks: Count | None = Field(None, description="Tasks of one tenant; default: any number.")
+    tenant_max_examples: Count | None = Field(
+        None, description="Examples of one tenant, in all its tasks; default: any number."
+    )
+    tenant_max_image_bytes: Bytes | None = Field(
+        None, description="Bytes of the images of one tenant's examples; default: any number."
+    )
+    tenant_max_active_runs: Count | None = Field(
+        None,
+        description="Trainings and imports of one tenant that are queued or running; default: any number.",
+    )
+
     scratch_dir: Path | None = Field(
         None,
         description="Folder of a training's feature maps or pixels; default: scratch/ in the data folder.",

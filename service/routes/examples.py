@@ -14,9 +14,11 @@ from service.errors import (
     InvalidField,
     LabelConflict,
     MalformedRequest,
+    QuotaExceeded,
     RunActive,
     StoreFull,
     TooManyImages,
+    TooManyRuns,
     UnknownBlob,
     UnknownExample,
     UnknownLabel,
@@ -49,8 +51,9 @@ log = structlog.stdlib.get_logger(__name__)
     response_model=AddedExamples,
     openapi_extra=UPLOAD,
     responses=responses(
-        MalformedRequest, UnknownTask, LabelConflict, RunActive, BodyTooLarge, TooManyImages, ImageTooLarge,
-        UnsupportedContentType, UnsupportedImage, InvalidImage, InvalidField, UnknownLabel, StoreFull, also={
+        MalformedRequest, QuotaExceeded, UnknownTask, LabelConflict, RunActive, BodyTooLarge, TooManyImages,
+        ImageTooLarge, UnsupportedContentType, UnsupportedImage, InvalidImage, InvalidField, UnknownLabel,
+        TooManyRuns, StoreFull, also={
         200: {"model": AddedExamples, "description": "All were there already"},
         202: {"model": RunBody, "description": "An archive: a run imports it"},
         207: {"model": AddedExamples, "description": "Some failed"},

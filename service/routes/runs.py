@@ -14,6 +14,7 @@ from service.errors import (
     RunActive,
     RunEnded,
     StrategyNotAvailable,
+    TooManyRuns,
     UnknownRun,
     UnknownTask,
 )
@@ -57,6 +58,7 @@ def answer_run(run: Run, wait_s: int | None) -> Response:
         InvalidOption,
         NoTail,
         UntrainableData,
+        TooManyRuns,
         also={200: {"model": RunBody | RunPlan, "description": "Ended already, reused, or a dry run's plan"}},
     ),
 )

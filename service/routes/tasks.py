@@ -6,7 +6,7 @@ import structlog
 from fastapi import APIRouter, BackgroundTasks, Response
 
 from models.errors import PolyheadError
-from service.errors import ClassInUse, InvalidField, StaleETag, TaskExists, UnknownTask
+from service.errors import ClassInUse, InvalidField, QuotaExceeded, StaleETag, TaskExists, UnknownTask
 from service.schemas.pages import After, Limit, PageBody
 from service.schemas.tasks import CreateTask, TaskBody, UpdateTask
 from service.store.keys import task_prefix
@@ -26,7 +26,12 @@ def _shown(parts: Parts, task: Task, response: Response) -> TaskBody:
     return TaskBody.of(task, parts.store.tasks.summary(task, parts.identity.digest))
 
 
-@router.post("", status_code=201, operation_id="create_task", responses=responses(TaskExists, InvalidField))
+@router.post(
+    "",
+    status_code=201,
+    operation_id="create_task",
+    responses=responses(QuotaExceeded, TaskExists, InvalidField),
+)
 def create(body: CreateTask, parts: PartsDep, tenant: TenantDep, response: Response) -> TaskBody:
     """Register a task: its name, and what kind of answer it gives."""
     task = parts.store.tasks.create(

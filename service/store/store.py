@@ -12,6 +12,7 @@ from service.store.database import Database
 from service.store.embeddings import Embeddings
 from service.store.examples import Examples
 from service.store.idempotency import Idempotency
+from service.store.quotas import UNLIMITED, Quotas
 from service.store.records import Run
 from service.store.runs import Runs
 from service.store.tasks import Tasks
@@ -56,7 +57,7 @@ class Store:
         self.database.close()
 
 
-def open_store(database_url: str, blob_url: str) -> Store:
+def open_store(database_url: str, blob_url: str, quotas: Quotas = UNLIMITED) -> Store:
     """Open a store whose schema is up to date (`migrate`, `check_schema`). Not across a fork.
 
     Raises: StoreUnavailable for blobs that can't be opened; the database is first reached when it is used.
@@ -65,10 +66,10 @@ def open_store(database_url: str, blob_url: str) -> Store:
     return Store(
         database=database,
         blobs=Blobs(blob_url),
-        tasks=Tasks(database),
-        examples=Examples(database),
+        tasks=Tasks(database, quotas),
+        examples=Examples(database, quotas),
         embeddings=Embeddings(database),
-        runs=Runs(database),
+        runs=Runs(database, quotas),
         versions=Versions(database),
         aliases=Aliases(database),
         idempotency=Idempotency(database),

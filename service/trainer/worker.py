@@ -13,7 +13,7 @@ from service.errors import LostLease, NotReady, StoreUnavailable, UnknownTask
 from service.metrics import TRAINER_RUNS
 from service.schemas.problems import describe
 from service.settings import Settings
-from service.store import Store, open_store
+from service.store import Quotas, Store, open_store
 from service.store.keys import task_prefix
 from service.store.records import TERMINAL_STATES, Run, RunKind
 from service.trainer.child import Child, ChildCrashed
@@ -46,7 +46,7 @@ def run_trainer(
     Args:   ready: called once, before the first claim.
     Raises: BackboneError: the backbone that the settings name can't be prepared.
     """
-    store = open_store(settings.resolved_database_url, settings.resolved_blob_url)
+    store = open_store(settings.resolved_database_url, settings.resolved_blob_url, Quotas.of(settings))
     threads = min(settings.inference_threads or MAX_THREADS, MAX_THREADS)
     backbone = BackboneJob(
         config=replace(settings.backbone_config, threads=threads), cache_dir=settings.cache_dir

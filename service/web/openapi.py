@@ -85,4 +85,8 @@ def _secure(operation: dict[str, Any], answers: dict[str, Any]) -> None:
     # A list beside a scheme that isn't OAuth2 names roles: OpenAPI 3.1, Security Requirement Object.
     operation["security"] = [{scheme: [scope]} for scheme in SCHEMES]
     answers["401"] = {"description": "Problem: `key_needed`, `invalid_key`"} | _PROBLEM
-    answers["403"] = {"description": f"Problem: `missing_scope`, the key lacks `{scope}`"} | _PROBLEM
+    lacks, more = (
+        f"Problem: `missing_scope`, the key lacks `{scope}`",
+        answers.get("403", {}).get("description"),
+    )
+    answers["403"] = {"description": f"{lacks}. {more}" if more else lacks} | _PROBLEM

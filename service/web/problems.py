@@ -22,6 +22,7 @@ from service.errors import (
     NotReady,
     Overloaded,
     RequestInProgress,
+    TooManyRuns,
     Unauthenticated,
     UnsupportedContentType,
     problem_of,
@@ -69,7 +70,7 @@ def internal_error(*, instance: str) -> JSONResponse:
 def retry_headers(error: PolyheadError) -> dict[str, str]:
     """Retry-After, for the errors that pass by themselves."""
     match error:
-        case Overloaded():
+        case Overloaded() | TooManyRuns():
             return {"Retry-After": str(error.retry_after_s)}
         case NotReady() | RequestInProgress():
             return {"Retry-After": str(RETRY_AFTER_S)}

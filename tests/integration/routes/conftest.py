@@ -12,7 +12,7 @@ from starlette.testclient import TestClient
 from models.prepare import PreparedBackbone, prepare_backbone
 from models.runtime import Runtime, open_runtime
 from service.settings import Settings
-from service.store import migrate, open_store
+from service.store import Quotas, migrate, open_store
 from tests.integration.routes.local import Local, LocalEngine
 from tests.integration.routes.photos import files, photo
 from tests.servers import TINY
@@ -41,7 +41,7 @@ def open_service(prepared: PreparedBackbone, runtime: Runtime, cache_dir: Path) 
     def open_service(folder: Path, **settings: object) -> Iterator[Local]:
         known = Settings(data_dir=folder, cache_dir=cache_dir, backbone=TINY, **settings)
         migrate(known.resolved_database_url)
-        store = open_store(known.resolved_database_url, known.resolved_blob_url)
+        store = open_store(known.resolved_database_url, known.resolved_blob_url, Quotas.of(known))
         local = Local(known, store, LocalEngine(runtime, prepared.identity, store, known), prepared)
         with local.client:
             yield local
