@@ -129,6 +129,12 @@ def create_key(
     ],
     *,
     tenant: Annotated[str, typer.Option(help="Whose things it reaches, and no others'.")] = "default",
+    requests_per_minute: Annotated[
+        int | None,
+        typer.Option(
+            min=1, max=10**6, help="Of one HTTP process; default: POLYHEAD_KEY_REQUESTS_PER_MINUTE."
+        ),
+    ] = None,
     source: Annotated[
         Path | None,
         typer.Option(
@@ -142,7 +148,14 @@ def create_key(
     from service import administration  # noqa: PLC0415
 
     with _administering(data_dir) as settings:
-        token, kept = administration.create(settings, name=name, scopes=scope, tenant=tenant, source=source)
+        token, kept = administration.create(
+            settings,
+            name=name,
+            scopes=scope,
+            tenant=tenant,
+            requests_per_minute=requests_per_minute,
+            source=source,
+        )
         if kept is None:
             sys.stderr.write(f"{token.id} is there already and stays as it is\n")
         elif as_json:

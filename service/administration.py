@@ -33,7 +33,13 @@ class UnusableKey(PolyheadError):
 
 
 def create(
-    settings: Settings, *, name: str, scopes: Collection[str], tenant: str, source: Path | None
+    settings: Settings,
+    *,
+    name: str,
+    scopes: Collection[str],
+    tenant: str,
+    requests_per_minute: int | None = None,
+    source: Path | None = None,
 ) -> tuple[Token, ApiKey | None]:
     """Make a key, or keep one that was made elsewhere.
 
@@ -54,6 +60,7 @@ def create(
             digest=peppers.digest(token, peppers.ids[0]),
             pepper=peppers.ids[0],
             created_at=time.time(),
+            requests_per_minute=requests_per_minute,
         )
         if not keys.add(key):
             return token, None
@@ -97,11 +104,13 @@ def print_keys(keys: Sequence[Json], *, as_json: bool) -> None:
         return
     table = Table()
     table.add_column("id", no_wrap=True)  # to be copied
-    for column in ("name", "tenant", "scopes", "created", "last used", "revoked", "pepper"):
+    for column in ("name", "tenant", "scopes", "a minute", "created", "last used", "revoked", "pepper"):
         table.add_column(column, overflow="fold")
     for key in keys:
         times = (key[moment] or "" for moment in ("created_at", "last_used_at", "revoked_at"))
-        table.add_row(key["id"], key["name"], key["tenant"], " ".join(key["scopes"]), *times, key["pepper"])
+        rate = str(key["requests_per_minute"] or "")
+        said = (key["name"], key["tenant"], " ".join(key["scopes"]), rate)
+        table.add_row(key["id"], *said, *times, key["pepper"])
     Console(markup=False, highlight=False, emoji=False).print(table)
 
 

@@ -36,6 +36,12 @@ class QuotaExceeded(PolyheadError):
         )
 
 
+class RateLimited(PolyheadError):
+    def __init__(self, per_minute: int, *, retry_after_s: int) -> None:
+        self.retry_after_s = retry_after_s
+        super().__init__(f"the API key may ask {per_minute} times a minute: wait as Retry-After says")
+
+
 class TooManyRuns(PolyheadError):
     retry_after_s = 5
 
@@ -306,6 +312,7 @@ PROBLEMS: dict[type[PolyheadError], Problem] = {
     models.NoTail: _problem(422, "no_tail", "The backbone has no tail to train"),
     models.UntrainableData: _problem(422, "untrainable_data", "Not trainable yet"),
     Overloaded: _problem(429, "overloaded", "Overloaded"),
+    RateLimited: _problem(429, "rate_limited", "Rate limited"),
     TooManyRuns: _problem(429, "too_many_runs", "Too many runs"),
     models.BackboneError: _problem(500, "backbone_error", "Backbone error"),
     models.ReferenceMismatch: _problem(500, "reference_mismatch", "Reference mismatch"),

@@ -36,6 +36,13 @@ class Settings(BaseSettings):
             "verify. Default: `key-peppers` in the data folder, which the first `polyhead key create` makes."
         ),
     )
+    key_requests_per_minute: Count | None = Field(
+        None,
+        description=(
+            "Requests that a key without a rate of its own may make of each HTTP process in a minute; "
+            "default: any number."
+        ),
+    )
     open_probes: Literal["all", "health", "none"] = Field(
         "all",
         description=(

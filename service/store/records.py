@@ -258,6 +258,7 @@ class ApiKey:
     digest: str = field(repr=False)  # HMAC-SHA256, hex
     pepper: str  # id of the pepper that the digest was made with
     created_at: float
+    requests_per_minute: int | None = None  # of one HTTP process; None: as the setting says
     last_used_at: float | None = None  # to the minute
     revoked_at: float | None = None
 

@@ -255,6 +255,7 @@ api_keys = Table(
     Column("digest", String(64), nullable=False),  # HMAC-SHA256 of the key, hex
     Column("pepper", String(16), nullable=False),  # which secret that HMAC was made with
     Column("created_at", Double, nullable=False),
+    Column("requests_per_minute", Integer),  # null: the setting's
     Column("last_used_at", Double),  # to the minute
     Column("revoked_at", Double),  # the row stays, so that the id is never another key's
 )

@@ -15,6 +15,7 @@ from service.settings import Settings
 from service.web.callers import ANYBODY, Caller, remember
 from service.web.keyring import Keyring
 from service.web.problems import respond
+from service.web.rates import Rates
 from service.web.scopes import missing
 
 # The reference of the API, which tells nothing of what is stored; a browser can't send a key for a page.
@@ -30,6 +31,8 @@ class AuthenticationMiddleware:
         self._keys_are_on = settings.needs_keys
         self._open = OPEN_PROBES[settings.open_probes]
         self._routes = routes
+        self._per_minute = settings.key_requests_per_minute
+        self._rates = Rates()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -43,7 +46,7 @@ class AuthenticationMiddleware:
         await self.app(scope, receive, send)
 
     async def _caller(self, scope: Scope) -> Caller:
-        """Raises: KeyNeeded, InvalidKey, MissingScope, StoreUnavailable."""
+        """Raises: KeyNeeded, InvalidKey, RateLimited, MissingScope, StoreUnavailable."""
         if not self._keys_are_on or self._is_open(scope["path"]):
             return ANYBODY
         text = key_in(Headers(scope=scope))
@@ -53,6 +56,9 @@ class AuthenticationMiddleware:
         key = await keyring.identify(text)
         caller = Caller(key.tenant, key)
         remember(scope, caller)  # a refusal is logged with the key, too
+        per_minute = key.requests_per_minute or self._per_minute
+        if per_minute is not None:
+            self._rates.admit(key.id, per_minute)
         lacked = missing(self._operation(scope), key.scopes)
         if lacked is not None:
             raise MissingScope(lacked)

@@ -84,6 +84,8 @@ def _secure(operation: dict[str, Any], answers: dict[str, Any]) -> None:
         return
     # A list beside a scheme that isn't OAuth2 names roles: OpenAPI 3.1, Security Requirement Object.
     operation["security"] = [{scheme: [scope]} for scheme in SCHEMES]
+    limited, rate = answers.get("429", {}).get("description"), "`rate_limited`"
+    answers["429"] = {"description": f"{limited}, {rate}" if limited else f"Problem: {rate}"} | _PROBLEM
     answers["401"] = {"description": "Problem: `key_needed`, `invalid_key`"} | _PROBLEM
     lacks, more = (
         f"Problem: `missing_scope`, the key lacks `{scope}`",

@@ -21,6 +21,7 @@ from service.errors import (
     MissingScope,
     NotReady,
     Overloaded,
+    RateLimited,
     RequestInProgress,
     TooManyRuns,
     Unauthenticated,
@@ -70,7 +71,7 @@ def internal_error(*, instance: str) -> JSONResponse:
 def retry_headers(error: PolyheadError) -> dict[str, str]:
     """Retry-After, for the errors that pass by themselves."""
     match error:
-        case Overloaded() | TooManyRuns():
+        case Overloaded() | RateLimited() | TooManyRuns():
             return {"Retry-After": str(error.retry_after_s)}
         case NotReady() | RequestInProgress():
             return {"Retry-After": str(RETRY_AFTER_S)}

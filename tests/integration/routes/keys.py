@@ -24,7 +24,7 @@ def keyed(open_service: Callable[..., object], folder: Path, **settings: object)
 
 def new_key(settings: Settings, *scopes: str, tenant: str = "default") -> tuple[str, str]:
     """A key's text and its id."""
-    token, _ = administration.create(settings, name="a test's", scopes=scopes, tenant=tenant, source=None)
+    token, _ = administration.create(settings, name="a test's", scopes=scopes, tenant=tenant)
     return token.text, token.id
 
 

@@ -11,7 +11,7 @@ from service.routes import ROUTERS
 from service.settings import Settings
 from service.web import keyring
 from service.web.scopes import NEEDED, PROBES
-from tests.integration.routes.keys import caller, keyed, new_key
+from tests.integration.routes.keys import Caller, caller, keyed, new_key
 from tests.integration.routes.photos import data_uri, photo
 from tests.servers import serving
 
@@ -174,6 +174,22 @@ def test_a_setting_says_which_probes_are_open(open_service, tmp_path, open_probe
         metrics, admin = caller(service, "metrics"), caller(service, "admin")
         assert [metrics.get(path).status_code for path in paths] == [200, 200, 200]
         assert admin.get("/metrics").status_code == (200 if open_probes == "all" else 403)
+
+
+def test_a_key_that_asks_too_often_is_told_when_to_come_back(open_service, tmp_path):
+    with keyed(open_service, tmp_path / "data", key_requests_per_minute=3) as service:
+        slow, other = caller(service, "predict"), caller(service, "predict")
+        token, _ = administration.create(
+            service.settings, name="x", scopes=["predict"], tenant="t", requests_per_minute=5
+        )
+        own = Caller(service.client, token.text)
+        assert [slow.get("/v1/tasks").status_code for _ in range(4)] == [200, 200, 200, 429]
+        answer = slow.get("/v1/tasks")
+        assert problem(answer) == (429, "rate_limited")
+        assert answer.headers["Retry-After"] == "20"
+        assert other.get("/v1/tasks").status_code == 200
+        assert [own.get("/v1/tasks").status_code for _ in range(6)] == [200] * 5 + [429]
+        assert service.client.get("/readyz").status_code == 200
 
 
 def test_where_keys_are_off_none_is_looked_at(open_service, tmp_path):
