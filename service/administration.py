@@ -22,10 +22,11 @@ from service.store.api_keys import ApiKeys
 from service.store.database import Database
 from service.store.records import SCOPES, ApiKey
 from service.store.tokens import Peppers, Token, UnusablePeppers, make_peppers, read_peppers
+from service.telemetry import AUDIT
 
 Json = dict[str, Any]
 
-log = structlog.stdlib.get_logger("audit")
+log = structlog.stdlib.get_logger(AUDIT)
 
 
 class UnusableKey(PolyheadError):

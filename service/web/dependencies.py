@@ -7,6 +7,7 @@ from fastapi import Depends, Header, Path, Request
 from service.errors import UnknownRun, UnknownTask
 from service.store.checks import NAME
 from service.store.records import Run, Task
+from service.web.audit import Notes, notes_of
 from service.web.callers import Caller, caller_of
 from service.web.etags import IfMatch, if_match
 from service.web.parts import Parts
@@ -29,6 +30,7 @@ async def tenant_of(request: Request) -> str:
 
 
 PartsDep = Annotated[Parts, Depends(parts_of)]
+NotesDep = Annotated[Notes, Depends(notes_of)]
 CallerDep = Annotated[Caller, Depends(who_asks)]
 TenantDep = Annotated[str, Depends(tenant_of)]
 
