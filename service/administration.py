@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import structlog
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -103,16 +104,23 @@ def print_keys(keys: Sequence[Json], *, as_json: bool) -> None:
     if as_json:
         print_json({"data": list(keys)})
         return
-    table = Table()
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("id", no_wrap=True)  # to be copied
-    for column in ("name", "tenant", "scopes", "a minute", "created", "last used", "revoked", "pepper"):
+    for column in ("name", "tenant", "scopes", "last used", "state"):
         table.add_column(column, overflow="fold")
     for key in keys:
-        times = (key[moment] or "" for moment in ("created_at", "last_used_at", "revoked_at"))
-        rate = str(key["requests_per_minute"] or "")
-        said = (key["name"], key["tenant"], " ".join(key["scopes"]), rate)
-        table.add_row(key["id"], *said, *times, key["pepper"])
-    Console(markup=False, highlight=False, emoji=False).print(table)
+        used = (key["last_used_at"] or "never").partition("T")[0]
+        table.add_row(key["id"], key["name"], key["tenant"], " ".join(key["scopes"]), used, state_of(key))
+    # What isn't read by people is not folded for them.
+    width = None if sys.stdout.isatty() else 200
+    Console(markup=False, highlight=False, emoji=False, width=width).print(table)
+
+
+def state_of(key: Json) -> str:
+    """In a word, what JSON says in two fields."""
+    if key["revoked_at"] is not None:
+        return "revoked"
+    return {"current": "valid", "old": "old pepper", "unknown": "lost pepper"}[key["pepper"]]
 
 
 def print_json(said: Json) -> None:

@@ -38,6 +38,9 @@ def test_a_key_is_printed_once_and_listed_without_its_secret(data_dir):
     assert (key["id"], key["name"], key["tenant"]) == (token.id, "shop", "acme")
     assert (key["scopes"], key["pepper"], key["revoked_at"]) == (["predict", "train"], "current", None)
     shown = polyhead("key", "list", "--data-dir", data_dir)
+    assert [token.id, "shop", "acme", "predict", "train", "never", "valid"] in map(
+        str.split, shown.stdout.splitlines()
+    )
     for said in (json.dumps(key), shown.stdout, done.stderr):
         assert token.secret not in said
         assert "digest" not in said
@@ -52,6 +55,7 @@ def test_a_key_is_revoked_by_its_id(data_dir):
     token = Token.parse(create(data_dir, "--scope", "predict").stdout.strip())
     assert "is revoked since" in polyhead("key", "revoke", token.id, "--data-dir", data_dir).stdout
     assert listed(data_dir)[0]["revoked_at"].endswith("Z")
+    assert " revoked" in polyhead("key", "list", "--data-dir", data_dir).stdout
     unknown = polyhead("key", "revoke", "key_none", "--data-dir", data_dir)
     assert (unknown.returncode, unknown.stderr) == (2, "polyhead: there is no API key 'key_none'\n")
 
