@@ -115,7 +115,17 @@ def _agreements(workload: Workload, container: Object, settings: Settings) -> It
         if str(folder) not in writable:
             yield f"it writes to {folder}, where nothing is mounted"
     if command_of(container) == "serve":
+        yield from _peppers(workload, container, settings)
         yield from _grace(workload, container, settings)
+
+
+def _peppers(workload: Workload, container: Object, settings: Settings) -> Iterator[str]:
+    """A server that asks for keys can't start without the secrets that they are kept under."""
+    path = settings.resolved_key_peppers_file
+    secret = {each["name"] for each in workload.pod.get("volumes", []) if "secret" in each}
+    mounts = {mount["mountPath"] for mount in container.get("volumeMounts", []) if mount["name"] in secret}
+    if settings.needs_keys and str(path.parent) not in mounts:
+        yield f"it asks for keys, and no Secret is mounted for {path}"
 
 
 def _grace(workload: Workload, container: Object, settings: Settings) -> Iterator[str]:

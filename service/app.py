@@ -12,6 +12,8 @@ from service.routes import ROUTERS
 from service.settings import Settings
 from service.web import openapi, problems
 from service.web.access import REQUEST_ID, AccessMiddleware
+from service.web.audit import AuditMiddleware
+from service.web.authentication import AuthenticationMiddleware
 from service.web.idempotency import IdempotencyMiddleware
 from service.web.limits import BodyLimitMiddleware
 from service.web.parts import OpenParts, Parts
@@ -25,6 +27,7 @@ EXPOSED = (
     "Preference-Applied",
     "Idempotent-Replayed",
     "Content-Disposition",
+    "WWW-Authenticate",
 )
 
 
@@ -46,6 +49,9 @@ def create_app(settings: Settings, open_parts: OpenParts) -> FastAPI:
     # The last one added is the outermost.
     app.add_middleware(IdempotencyMiddleware)
     app.add_middleware(BodyLimitMiddleware, settings=settings)
+    app.add_middleware(AuditMiddleware)
+    routes = [route for router in ROUTERS for route in router.routes]
+    app.add_middleware(AuthenticationMiddleware, settings=settings, routes=routes)
     app.add_middleware(AccessMiddleware)
     if settings.allow_origins:
         app.add_middleware(

@@ -9,6 +9,48 @@ from models import errors as models
 from models.errors import PolyheadError
 
 
+class Unauthenticated(PolyheadError):
+    """It isn't known who asks."""
+
+
+class KeyNeeded(Unauthenticated):
+    def __init__(self) -> None:
+        super().__init__("an API key is needed: send Authorization: Bearer <key>, or X-API-Key: <key>")
+
+
+class InvalidKey(Unauthenticated):
+    def __init__(self) -> None:
+        super().__init__("the API key is not valid: it was revoked, or never was one")
+
+
+class MissingScope(PolyheadError):
+    def __init__(self, scope: str) -> None:
+        self.scope = scope
+        super().__init__(f"the API key lacks the scope {scope!r}")
+
+
+class QuotaExceeded(PolyheadError):
+    def __init__(self, what: str, limit: int) -> None:
+        super().__init__(
+            f"the tenant's quota of {limit} {what} doesn't allow more: delete some, or ask the operator"
+        )
+
+
+class RateLimited(PolyheadError):
+    def __init__(self, per_minute: int, *, retry_after_s: int) -> None:
+        self.retry_after_s = retry_after_s
+        super().__init__(f"the API key may ask {per_minute} times a minute: wait as Retry-After says")
+
+
+class TooManyRuns(PolyheadError):
+    retry_after_s = 5
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(
+            f"{limit} runs of the tenant are queued or running, as many as it may have: try later"
+        )
+
+
 class NotFound(PolyheadError):
     """A resource that isn't there, or isn't this tenant's."""
 
@@ -41,6 +83,11 @@ class NoFactors(NotFound):
 class UnknownAlias(NotFound):
     def __init__(self, task: str, alias: str) -> None:
         super().__init__(f"task {task!r} has no alias {alias!r}")
+
+
+class UnknownKey(NotFound):
+    def __init__(self, key: str) -> None:
+        super().__init__(f"there is no API key {key!r}")
 
 
 class UnknownBlob(NotFound):
@@ -223,6 +270,11 @@ def _problem(status: int, code: str, title: str) -> Problem:
 PROBLEMS: dict[type[PolyheadError], Problem] = {
     PolyheadError: _problem(500, "internal_error", "Internal error"),
     MalformedRequest: _problem(400, "malformed_request", "Malformed request"),
+    Unauthenticated: _problem(401, "unauthenticated", "Unauthenticated"),
+    KeyNeeded: _problem(401, "key_needed", "Key needed"),
+    InvalidKey: _problem(401, "invalid_key", "Invalid key"),
+    MissingScope: _problem(403, "missing_scope", "Missing scope"),
+    QuotaExceeded: _problem(403, "quota_exceeded", "Quota exceeded"),
     NotFound: _problem(404, "not_found", "Not found"),
     UnknownTask: _problem(404, "unknown_task", "Unknown task"),
     UnknownExample: _problem(404, "unknown_example", "Unknown example"),
@@ -230,6 +282,7 @@ PROBLEMS: dict[type[PolyheadError], Problem] = {
     UnknownVersion: _problem(404, "unknown_version", "Unknown version"),
     NoFactors: _problem(404, "no_factors", "No factors"),
     UnknownAlias: _problem(404, "unknown_alias", "Unknown alias"),
+    UnknownKey: _problem(404, "unknown_key", "Unknown key"),
     UnknownBlob: _problem(404, "unknown_blob", "Unknown blob"),
     Conflict: _problem(409, "conflict", "Conflict"),
     TaskExists: _problem(409, "task_exists", "Task exists"),
@@ -259,6 +312,8 @@ PROBLEMS: dict[type[PolyheadError], Problem] = {
     models.NoTail: _problem(422, "no_tail", "The backbone has no tail to train"),
     models.UntrainableData: _problem(422, "untrainable_data", "Not trainable yet"),
     Overloaded: _problem(429, "overloaded", "Overloaded"),
+    RateLimited: _problem(429, "rate_limited", "Rate limited"),
+    TooManyRuns: _problem(429, "too_many_runs", "Too many runs"),
     models.BackboneError: _problem(500, "backbone_error", "Backbone error"),
     models.ReferenceMismatch: _problem(500, "reference_mismatch", "Reference mismatch"),
     models.InvalidHead: _problem(500, "invalid_head", "Invalid head"),

@@ -1,4 +1,4 @@
-"""The parts of the documents that are made from code: the tables of settings and errors, the tree.
+"""The parts of the documents that are made from code: the tables of settings, errors and scopes, the tree.
 
 `python -m service.reference` writes them between their markers; a test holds the files against the code.
 """
@@ -9,11 +9,15 @@ import re
 from pathlib import Path
 from typing import Any
 
+from fastapi.routing import APIRoute
 from pydantic_core import PydanticUndefined
 
 from models.errors import PolyheadError
 from service.errors import PROBLEMS, Problem
+from service.routes import ROUTERS
 from service.settings import Settings
+from service.store.records import SCOPES
+from service.web.scopes import NEEDED
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -63,6 +67,20 @@ def errors_table() -> str:
     return "\n".join(rows)
 
 
+def scopes_table() -> str:
+    """Scope by scope, in the order of the routes."""
+    rows = ["| scope | request |", "|---|---|"]
+    for scope in SCOPES:
+        rows += [
+            f"| `{scope}` | `{method} {route.path}` |"
+            for router in ROUTERS
+            for route in router.routes
+            if isinstance(route, APIRoute) and NEEDED.get(route.operation_id or "") == scope
+            for method in sorted(route.methods or ())
+        ]
+    return "\n".join(rows)
+
+
 def meaning(kind: type[PolyheadError], problem: Problem) -> str:
     """The error's own message with blanks; where the message is free, its docstring or title."""
     if kind is PolyheadError:
@@ -97,6 +115,7 @@ TREE = {
     "Dockerfile": "the image, for CPUs and for CUDA",
     "docs/kubernetes.md": "from an empty cluster to a prediction, and on",
     "docs/runbooks.md": "what to do at each alert",
+    "docs/keys.md": "who may do what: keys, scopes, tenants, peppers",
     "docs/settings.md": "every setting",
     "docs/errors.md": "every error code",
     "docs/decisions/": "what a newcomer would question, with what was measured",
@@ -132,7 +151,7 @@ def first_line(module: Path) -> str:
     return re.split(r"[.;] |\n", said, maxsplit=1)[0].rstrip(".:")
 
 
-SECTIONS = {"settings": settings_table, "errors": errors_table, "tree": tree}
+SECTIONS = {"settings": settings_table, "errors": errors_table, "scopes": scopes_table, "tree": tree}
 
 
 def fill(text: str) -> str:

@@ -1,5 +1,6 @@
 """Every setting, typed, with its unit in its name; read once in `__main__` and passed on."""
 
+import ipaddress
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -21,6 +22,34 @@ class Settings(BaseSettings):
 
     host: str = Field("127.0.0.1", description="Address to listen on: 127.0.0.1, 0.0.0.0 or ::.")
     port: int = Field(8000, ge=1024, le=65535, description="Port to listen on.")
+    authentication: Literal["auto", "keys", "none"] = Field(
+        "auto",
+        description=(
+            "Who may ask: whoever has a key (keys), or whoever reaches the port (none, as `--insecure`). "
+            "auto: none while it listens on this machine's own address, else keys."
+        ),
+    )
+    key_peppers_file: Path | None = Field(
+        None,
+        description=(
+            "File of the secrets under which keys are kept, one a line: the first for new keys, all to "
+            "verify. Default: `key-peppers` in the data folder, which the first `polyhead key create` makes."
+        ),
+    )
+    key_requests_per_minute: Count | None = Field(
+        None,
+        description=(
+            "Requests that a key without a rate of its own may make of each HTTP process in a minute; "
+            "default: any number."
+        ),
+    )
+    open_probes: Literal["all", "health", "none"] = Field(
+        "all",
+        description=(
+            "What answers without a key where keys are on: /livez, /readyz and /metrics (all), the first two "
+            "(health), or nothing."
+        ),
+    )
     data_dir: Path = Field(Path("polyhead-data"), description="Folder of the embedded database and blobs.")
     database_url: str | None = Field(
         None, description="SQLAlchemy URL; default: SQLite under the data folder."
@@ -94,6 +123,18 @@ class Settings(BaseSettings):
         (), description="Origins for CORS, as a JSON list; none: CORS is off."
     )
 
+    tenant_max_tasks: Count | None = Field(None, description="Tasks of one tenant; default: any number.")
+    tenant_max_examples: Count | None = Field(
+        None, description="Examples of one tenant, in all its tasks; default: any number."
+    )
+    tenant_max_image_bytes: Bytes | None = Field(
+        None, description="Bytes of the images of one tenant's examples; default: any number."
+    )
+    tenant_max_active_runs: Count | None = Field(
+        None,
+        description="Trainings and imports of one tenant that are queued or running; default: any number.",
+    )
+
     scratch_dir: Path | None = Field(
         None,
         description="Folder of a training's feature maps or pixels; default: scratch/ in the data folder.",
@@ -141,6 +182,16 @@ class Settings(BaseSettings):
         return url
 
     @property
+    def needs_keys(self) -> bool:
+        if self.authentication == "auto":
+            return not _is_own_address(self.host)
+        return self.authentication == "keys"
+
+    @property
+    def resolved_key_peppers_file(self) -> Path:
+        return self.key_peppers_file or self.data_dir.resolve() / "key-peppers"
+
+    @property
     def backbone_config(self) -> BackboneConfig:
         return BackboneConfig(
             name=self.backbone,
@@ -163,3 +214,11 @@ class Settings(BaseSettings):
     @property
     def resolved_blob_url(self) -> str:
         return self.blob_url or (self.data_dir.resolve() / "blobs").as_uri()
+
+
+def _is_own_address(host: str) -> bool:
+    """Whether nobody but this machine reaches what listens there."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -18,6 +18,7 @@ import structlog
 
 # Libraries that tell of every step at "info".
 CHATTY = ("alembic", "httpx", "httpcore", "litserve", "onnxscript", "torch.onnx", "uvicorn")
+AUDIT = "audit"  # the logger of what was changed, by whom: never left out
 METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 METRICS_PREFIX = "polyhead-metrics-"
 NEW_PREFIX = "polyhead-new-"  # of the same folder until it is held: it might be taken for a leftover
@@ -62,6 +63,7 @@ def configure_logging(level: str, process: str) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
+    logging.getLogger(AUDIT).setLevel(logging.INFO)
     for name in CHATTY:
         library = logging.getLogger(name)
         library.handlers.clear()  # LitServe and uvicorn bring handlers of their own, one of them on stdout

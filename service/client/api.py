@@ -44,16 +44,25 @@ class Client:
     """The calls that the commands make, with 429, 503 and a lost connection waited out for a while."""
 
     def __init__(
-        self, url: str, *, timeout_s: float = 120.0, sleep: Callable[[float], None] = time.sleep
+        self,
+        url: str,
+        *,
+        api_key: str | None = None,
+        timeout_s: float = 120.0,
+        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         """Open no connection yet.
 
-        Args: timeout_s: seconds that one call may take, waiting out an overloaded server included.
+        Args: api_key: sent as a bearer token.
+              timeout_s: seconds that one call may take, waiting out an overloaded server included.
         """
         self.url = url.rstrip("/")
         self._timeout_s = timeout_s
         self._sleep = sleep
-        self._http = httpx.Client(base_url=self.url, timeout=httpx.Timeout(timeout_s, connect=5.0))
+        headers = {} if api_key is None else {"Authorization": f"Bearer {api_key.strip()}"}
+        self._http = httpx.Client(
+            base_url=self.url, headers=headers, timeout=httpx.Timeout(timeout_s, connect=5.0)
+        )
 
     def __enter__(self) -> Self:
         return self

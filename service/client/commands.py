@@ -10,6 +10,14 @@ URL = "http://127.0.0.1:8000"
 
 Task = Annotated[str, typer.Option("--task", help="Name of the task.")]
 Url = Annotated[str, typer.Option("--url", envvar="POLYHEAD_URL", help="Where the service listens.")]
+ApiKey = Annotated[
+    str | None,
+    typer.Option(
+        "--api-key",
+        envvar="POLYHEAD_API_KEY",
+        help="Key, where the service asks for one. Others on this machine see options, not variables.",
+    ),
+]
 Timeout = Annotated[
     float, typer.Option(min=1, help="Seconds that one request may take, an overloaded server waited out.")
 ]
@@ -20,6 +28,7 @@ def push(
     *,
     task: Task,
     url: Url = URL,
+    api_key: ApiKey = None,
     kind: Annotated[
         Literal["multiclass", "multilabel", "regression"] | None,
         typer.Option(help="Of a task that is created; default: as the labels suggest."),
@@ -51,7 +60,7 @@ def push(
     options = PushOptions(
         source=source, task=task, kind=kind, train=train, strategy=strategy, publish=publish, batch=batch
     )
-    sys.exit(run_command(url, timeout, lambda client, console: run_push(client, options, console)))
+    sys.exit(run_command(url, api_key, timeout, lambda client, console: run_push(client, options, console)))
 
 
 def predict(
@@ -59,6 +68,7 @@ def predict(
     *,
     task: Task,
     url: Url = URL,
+    api_key: ApiKey = None,
     version: Annotated[int | None, typer.Option(min=1, help="Exact version.")] = None,
     alias: Annotated[str | None, typer.Option(help="Alias; default: production.")] = None,
     top_k: Annotated[int | None, typer.Option(min=1, help="Best labels to give, in --json.")] = None,
@@ -75,4 +85,6 @@ def predict(
     options = PredictOptions(
         files=files, task=task, version=version, alias=alias, top_k=top_k, as_json=as_json
     )
-    sys.exit(run_command(url, timeout, lambda client, console: run_predict(client, options, console)))
+    sys.exit(
+        run_command(url, api_key, timeout, lambda client, console: run_predict(client, options, console))
+    )

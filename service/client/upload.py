@@ -33,6 +33,7 @@ ITEM_CODES = frozenset(
         "invalid_image",
         "label_conflict",
         "malformed_request",
+        "quota_exceeded",
         "too_many_images",
         "too_many_values",
         "unknown_label",

@@ -11,18 +11,30 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from models.errors import PolyheadError
 from models.identity import BackboneIdentity
 from service.process import die_with, import_from_working_folder
 from service.settings import Settings
 
+if TYPE_CHECKING:
+    from service.store import Store
+
 PATIENCE_S = 6.0  # that a start may take without a word
 
 
 class PreflightFailed(PolyheadError):
     """One line that says why the server can't start."""
+
+
+class NobodyAdmitted(PreflightFailed):
+    def __init__(self, host: str) -> None:
+        super().__init__(
+            f"on {host} the server asks for API keys, and there is none that is valid: make one with "
+            "`polyhead key create --name NAME --scope admin`, or start with --insecure, and whoever reaches "
+            "the port may do everything"
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,10 +117,10 @@ def prepare(settings: Settings) -> Prepared:
 
     Raises: PolyheadError.
     """
+    prepare_store(settings)
     from models.prepare import check_reference, prepare_backbone  # noqa: PLC0415 - for the child alone
     from models.runtime import open_runtime  # noqa: PLC0415
 
-    prepare_store(settings)
     prepared = prepare_backbone(settings.backbone_config, settings.cache_dir)
     runtime = open_runtime(prepared)
     check_reference(runtime, prepared)
@@ -118,7 +130,7 @@ def prepare(settings: Settings) -> Prepared:
 def prepare_store(settings: Settings) -> None:
     """Migrate an embedded database; of any other, ask that somebody has: replicas start beside old ones.
 
-    Raises: NotReady, StoreUnavailable.
+    Raises: NotReady, StoreUnavailable; NobodyAdmitted, UnusablePeppers.
     """
     from service.store import check_schema, migrate, open_store  # noqa: PLC0415 - for the child alone
 
@@ -127,8 +139,21 @@ def prepare_store(settings: Settings) -> None:
     store = open_store(settings.resolved_database_url, settings.resolved_blob_url)
     try:
         check_schema(store.database)
+        check_keys(settings, store)
     finally:
         store.close()
+
+
+def check_keys(settings: Settings, store: "Store") -> None:
+    """Raises: NobodyAdmitted: keys are on and there is none; UnusablePeppers."""
+    from service.store.tokens import read_peppers  # noqa: PLC0415 - for the child alone
+
+    if not settings.needs_keys:
+        return
+    path = settings.resolved_key_peppers_file
+    none_made = settings.key_peppers_file is None and not path.exists()
+    if none_made or not store.api_keys.any_usable(read_peppers(path).ids):
+        raise NobodyAdmitted(settings.host)
 
 
 def main() -> int:

@@ -32,7 +32,7 @@ from service.processes.listener import BACKLOG, listen, shown_url
 from service.processes.preflight import Prepared
 from service.processes.supervisor import Keeper, ServerFailed, trainer
 from service.settings import Settings
-from service.store import open_store
+from service.store import Quotas, open_store
 from service.telemetry import configure_logging
 from service.web.parts import OpenParts, Parts
 
@@ -193,7 +193,9 @@ class Server:
     async def _open_parts(self, app: FastAPI) -> AsyncIterator[Parts]:
         """Open what one API process works with, after the fork."""
         index: int = app.state.index
-        store = open_store(self.settings.resolved_database_url, self.settings.resolved_blob_url)
+        store = open_store(
+            self.settings.resolved_database_url, self.settings.resolved_blob_url, Quotas.of(self.settings)
+        )
         try:
             async with self.inference.engine(index) as engine:
                 parts = Parts.assemble(

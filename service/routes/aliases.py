@@ -11,7 +11,7 @@ from service.schemas.aliases import AliasBody, PutAlias
 from service.schemas.pages import PageBody
 from service.store.checks import NAME
 from service.store.records import Alias, Task
-from service.web.dependencies import IfMatchDep, IfNoneMatchDep, PartsDep, TaskDep
+from service.web.dependencies import IfMatchDep, IfNoneMatchDep, NotesDep, PartsDep, TaskDep
 from service.web.etags import etag_of, is_known
 from service.web.parts import Parts
 from service.web.problems import responses
@@ -40,6 +40,7 @@ def put(
     task: TaskDep,
     parts: PartsDep,
     if_match: IfMatchDep,
+    notes: NotesDep,
     response: Response,
 ) -> AliasBody:
     """Point an alias at a version: publish it, or roll back. The next prediction uses it."""
@@ -54,6 +55,7 @@ def put(
         now=time.time(),
     )
     parts.resolver.forget(task.tenant, task.name)
+    notes |= {"version": new.version, "pinned": new.pinned}
     response.headers["ETag"] = etag_of(new.revision)
     return AliasBody.of(task, new)
 

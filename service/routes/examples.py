@@ -14,9 +14,11 @@ from service.errors import (
     InvalidField,
     LabelConflict,
     MalformedRequest,
+    QuotaExceeded,
     RunActive,
     StoreFull,
     TooManyImages,
+    TooManyRuns,
     UnknownBlob,
     UnknownExample,
     UnknownLabel,
@@ -30,7 +32,7 @@ from service.schemas.examples import AddedExamples, ExampleBody, Labelling
 from service.schemas.pages import After, Limit, PageBody
 from service.schemas.runs import RunBody
 from service.store.records import UNSET, Example, SplitName
-from service.web.dependencies import ExampleId, PartsDep, TaskDep, WaitDep
+from service.web.dependencies import ExampleId, NotesDep, PartsDep, TaskDep, WaitDep
 from service.web.importing import queue_import
 from service.web.intake import take_in
 from service.web.parts import Parts
@@ -49,15 +51,22 @@ log = structlog.stdlib.get_logger(__name__)
     response_model=AddedExamples,
     openapi_extra=UPLOAD,
     responses=responses(
-        MalformedRequest, UnknownTask, LabelConflict, RunActive, BodyTooLarge, TooManyImages, ImageTooLarge,
-        UnsupportedContentType, UnsupportedImage, InvalidImage, InvalidField, UnknownLabel, StoreFull, also={
+        MalformedRequest, QuotaExceeded, UnknownTask, LabelConflict, RunActive, BodyTooLarge, TooManyImages,
+        ImageTooLarge, UnsupportedContentType, UnsupportedImage, InvalidImage, InvalidField, UnknownLabel,
+        TooManyRuns, StoreFull, also={
         200: {"model": AddedExamples, "description": "All were there already"},
         202: {"model": RunBody, "description": "An archive: a run imports it"},
         207: {"model": AddedExamples, "description": "Some failed"},
     }),
 )  # fmt: skip
 async def add(
-    request: Request, response: Response, task: TaskDep, parts: PartsDep, wait: WaitDep
+    *,
+    request: Request,
+    response: Response,
+    task: TaskDep,
+    parts: PartsDep,
+    wait: WaitDep,
+    notes: NotesDep,
 ) -> AddedExamples | Response:
     """Upload images with what is said of them, or an archive of labelled ones; one result per image.
 
@@ -70,6 +79,7 @@ async def add(
         else:
             results = await take_in(parts, task, upload.images, now=time.time())
             response.status_code, body = upload.answer(results)
+            notes |= body.summary.model_dump()
             return body
     return answer_run(await ended(parts, run, wait), wait)
 
@@ -104,9 +114,12 @@ def get(example: ExampleId, task: TaskDep, parts: PartsDep) -> ExampleBody:
     operation_id="update_example",
     responses=responses(UnknownTask, UnknownExample, InvalidField, UnknownLabel),
 )
-def update(body: Labelling, example: ExampleId, task: TaskDep, parts: PartsDep) -> ExampleBody:
+def update(
+    body: Labelling, example: ExampleId, task: TaskDep, parts: PartsDep, notes: NotesDep
+) -> ExampleBody:
     """Relabel: a field that is absent stays, null takes it away."""
     changed = parts.store.examples.update(task, example, **_changes(body), now=time.time())
+    notes["fields"] = sorted(body.model_fields_set)
     return ExampleBody.of(task, changed)
 
 

@@ -14,6 +14,7 @@ from service.errors import (
     RunActive,
     RunEnded,
     StrategyNotAvailable,
+    TooManyRuns,
     UnknownRun,
     UnknownTask,
 )
@@ -22,7 +23,7 @@ from service.schemas.pages import After, Limit, PageBody
 from service.schemas.runs import CreateRun, RunBody, RunPlan
 from service.store.records import TERMINAL_STATES, ImportItem, Run
 from service.web import events
-from service.web.dependencies import PartsDep, RunDep, TaskDep, TenantDep, WaitDep
+from service.web.dependencies import CallerDep, NotesDep, PartsDep, RunDep, TaskDep, TenantDep, WaitDep
 from service.web.planning import describe, plan, queue
 from service.web.preferences import ended
 from service.web.problems import responses
@@ -57,16 +58,21 @@ def answer_run(run: Run, wait_s: int | None) -> Response:
         InvalidOption,
         NoTail,
         UntrainableData,
+        TooManyRuns,
         also={200: {"model": RunBody | RunPlan, "description": "Ended already, reused, or a dry run's plan"}},
     ),
 )
-async def create(body: CreateRun, task: TaskDep, parts: PartsDep, wait: WaitDep) -> Response:
+async def create(body: CreateRun, task: TaskDep, parts: PartsDep, wait: WaitDep, notes: NotesDep) -> Response:
     """Train the task on the examples that it has now. A head takes about a second."""
     planned = await anyio.to_thread.run_sync(plan, parts, task, body)
     if body.dry_run:
+        notes["unchanged"] = True
         described = await anyio.to_thread.run_sync(describe, parts, planned)
         return JSONResponse(described.model_dump(mode="json"))
     run = await anyio.to_thread.run_sync(queue, parts, planned, time.time())
+    notes |= {"strategy": body.strategy, "publish": body.publish}
+    if run.reused:
+        notes |= {"version": run.version, "published": run.published}
     return answer_run(await ended(parts, run, wait), wait)
 
 
@@ -134,6 +140,7 @@ async def cancel(run: RunDep, parts: PartsDep, wait: WaitDep) -> Response:
 async def follow(
     run: RunDep,
     parts: PartsDep,
+    caller: CallerDep,
     last_event_id: Annotated[
         str | None, Header(alias="Last-Event-ID", description="Resume after it.")
     ] = None,
@@ -145,7 +152,7 @@ async def follow(
         if over and not new:
             return Response(status_code=204)
     # On SIGTERM the stream sees `draining` and ends; without a grace it would be cut off in mid-body.
-    return EventSourceResponse(events.stream(parts, run, after), sep="\n", shutdown_grace_period=5)
+    return EventSourceResponse(events.stream(parts, run, after, caller), sep="\n", shutdown_grace_period=5)
 
 
 def _item(item: ImportItem) -> ImportItemBody:

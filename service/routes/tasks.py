@@ -6,12 +6,12 @@ import structlog
 from fastapi import APIRouter, BackgroundTasks, Response
 
 from models.errors import PolyheadError
-from service.errors import ClassInUse, InvalidField, StaleETag, TaskExists, UnknownTask
+from service.errors import ClassInUse, InvalidField, QuotaExceeded, StaleETag, TaskExists, UnknownTask
 from service.schemas.pages import After, Limit, PageBody
 from service.schemas.tasks import CreateTask, TaskBody, UpdateTask
 from service.store.keys import task_prefix
 from service.store.records import Task
-from service.web.dependencies import IfMatchDep, IfNoneMatchDep, PartsDep, TaskDep, TenantDep
+from service.web.dependencies import IfMatchDep, IfNoneMatchDep, NotesDep, PartsDep, TaskDep, TenantDep
 from service.web.etags import etag_of, is_known
 from service.web.parts import Parts
 from service.web.problems import responses
@@ -26,7 +26,12 @@ def _shown(parts: Parts, task: Task, response: Response) -> TaskBody:
     return TaskBody.of(task, parts.store.tasks.summary(task, parts.identity.digest))
 
 
-@router.post("", status_code=201, operation_id="create_task", responses=responses(TaskExists, InvalidField))
+@router.post(
+    "",
+    status_code=201,
+    operation_id="create_task",
+    responses=responses(QuotaExceeded, TaskExists, InvalidField),
+)
 def create(body: CreateTask, parts: PartsDep, tenant: TenantDep, response: Response) -> TaskBody:
     """Register a task: its name, and what kind of answer it gives."""
     task = parts.store.tasks.create(
@@ -67,7 +72,13 @@ def get(
     responses=responses(UnknownTask, ClassInUse, StaleETag, InvalidField),
 )
 def update(
-    body: UpdateTask, task: TaskDep, parts: PartsDep, if_match: IfMatchDep, response: Response
+    *,
+    body: UpdateTask,
+    task: TaskDep,
+    parts: PartsDep,
+    if_match: IfMatchDep,
+    notes: NotesDep,
+    response: Response,
 ) -> TaskBody:
     """Change the description or the classes. Published versions keep the labels they were trained with."""
     changed = parts.store.tasks.update(
@@ -80,6 +91,7 @@ def update(
         if_match=if_match.check(task.revision),
         now=time.time(),
     )
+    notes["fields"] = sorted(body.model_fields_set)
     return _shown(parts, changed, response)
 
 

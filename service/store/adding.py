@@ -14,6 +14,7 @@ from service.store.database import CHUNK
 from service.store.embeddings import put_embeddings
 from service.store.example_rows import signed
 from service.store.ids import new_id
+from service.store.quotas import Room
 from service.store.records import AddResult, NewExample
 from service.store.tables import examples
 from service.store.tasks import note_new_classes, note_new_data
@@ -24,9 +25,12 @@ Row = dict[str, Any]
 class Adding:
     """One batch. Rows are collected first and written together: a batch costs a handful of statements."""
 
-    def __init__(self, connection: Connection, task: RowMapping, backbone_digest: str, now: float) -> None:
+    def __init__(
+        self, connection: Connection, task: RowMapping, room: Room, backbone_digest: str, now: float
+    ) -> None:
         self._connection = connection
         self._task = task
+        self._room = room
         self._backbone_digest = backbone_digest
         self._now = now
         self._classes = TaskClasses(connection, task)
@@ -60,9 +64,11 @@ class Adding:
             check_text(item.filename, "/filename")
             check_text(item.group, "/group")
             self._classes.check_known(item.labels or ())
+            known = self._known.get(item.image_digest)
+            if known is None:
+                self._room.take(item.size)
         except PolyheadError as error:
             return AddResult(status=None, example_id=None, error=error)
-        known = self._known.get(item.image_digest)
         return self._create(item) if known is None else self._meet(item, known)
 
     def _create(self, item: NewExample) -> AddResult:

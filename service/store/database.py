@@ -141,6 +141,13 @@ def sqlite_path(url: str) -> Path:
     return Path(path)
 
 
+def lock_name(connection: Connection, name: str) -> None:
+    """Wait for whoever has locked this name, until their transaction ends; SQLite's has one writer anyway."""
+    if connection.dialect.name == "postgresql":
+        key = sa.func.hashtextextended(name, 0)
+        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(key)))
+
+
 def insert(connection: Connection, table: sa.Table) -> sqlite.Insert | postgresql.Insert:
     """An INSERT with `on_conflict_do_nothing` and `on_conflict_do_update`, the same in both dialects."""
     return postgresql.insert(table) if connection.dialect.name == "postgresql" else sqlite.insert(table)

@@ -14,6 +14,7 @@ from service.store.classes import TaskClasses, set_labels
 from service.store.database import CHUNK, Database
 from service.store.example_rows import read_examples
 from service.store.paging import id_after, page_of
+from service.store.quotas import UNLIMITED, Quotas
 from service.store.records import (
     UNSET,
     AddResult,
@@ -29,8 +30,9 @@ from service.store.tasks import delete_embeddings, lock_task, note_new_classes, 
 
 
 class Examples:
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, quotas: Quotas = UNLIMITED) -> None:
         self._database = database
+        self._quotas = quotas
 
     def add(
         self, task: Task, items: Sequence[NewExample], *, backbone_digest: str, now: float
@@ -42,7 +44,8 @@ class Examples:
         Raises: UnknownTask.
         """
         with self._database.write() as connection:
-            adding = Adding(connection, lock_task(connection, task), backbone_digest, now)
+            room = self._quotas.room(connection, task.tenant)
+            adding = Adding(connection, lock_task(connection, task), room, backbone_digest, now)
             return adding.add(items)
 
     def get(self, task: Task, example_id: str) -> Example:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, Final, Generic, Literal, TypeVar
+from typing import Any, Final, Generic, Literal, TypeVar, get_args
 
 from models.errors import PolyheadError
 from models.identity import AS_IT_IS, EMBEDDING
@@ -18,7 +18,9 @@ AddStatus = Literal["created", "duplicate", "conflict"]
 
 ACTIVE_STATES: tuple[RunState, ...] = ("queued", "running")
 TERMINAL_STATES: tuple[RunState, ...] = ("succeeded", "failed", "cancelled")
-DEFAULT_TENANT = "default"
+Scope = Literal["predict", "train", "admin", "metrics"]
+SCOPES: tuple[Scope, ...] = get_args(Scope)
+DEFAULT_TENANT = "default"  # of keys that name none, and of everybody where keys are off
 PRODUCTION = "production"  # the alias that predict uses
 
 
@@ -243,6 +245,22 @@ class Resolved:
     input_size: int | None = None
     alias: str | None = None  # that it was found behind
     pinned: bool = False  # of that alias
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApiKey:
+    """What is kept of a key; its secret part is not."""
+
+    id: str  # key_…, public
+    tenant: str  # whose things it reaches
+    name: str  # for people
+    scopes: tuple[Scope, ...]
+    digest: str = field(repr=False)  # HMAC-SHA256, hex
+    pepper: str  # id of the pepper that the digest was made with
+    created_at: float
+    requests_per_minute: int | None = None  # of one HTTP process; None: as the setting says
+    last_used_at: float | None = None  # to the minute
+    revoked_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

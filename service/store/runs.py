@@ -8,21 +8,27 @@ from sqlalchemy.engine import Connection
 
 from service.errors import RunActive, RunEnded, UnknownRun, UnknownTask
 from service.store.claims import Claims
-from service.store.database import database_clock
+from service.store.database import Database, database_clock
 from service.store.ids import new_id
 from service.store.paging import id_after, number_after, page_of
+from service.store.quotas import UNLIMITED, Quotas
 from service.store.records import ACTIVE_STATES, ImportItem, NewRun, Page, Run, RunEvent
 from service.store.run_rows import append_state, read_run, run_of, select_runs
 from service.store.tables import import_items, run_events, runs, tasks
 
 
 class Runs(Claims):
+    def __init__(self, database: Database, quotas: Quotas = UNLIMITED) -> None:
+        super().__init__(database)
+        self._quotas = quotas
+
     def create(self, tenant: str, run: NewRun, now: float) -> Run:
         """Queue a run.
 
-        Raises: RunActive, naming the one; UnknownTask.
+        Raises: RunActive, naming the one; TooManyRuns; UnknownTask.
         """
         with self._database.write() as connection:
+            self._quotas.check_runs(connection, tenant)
             _lock_task(connection, tenant, run.task_id)
             active = sa.select(runs.c.id).where(
                 runs.c.task_id == run.task_id, runs.c.state.in_(ACTIVE_STATES)

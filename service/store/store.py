@@ -6,11 +6,13 @@ import structlog
 
 from service.errors import StoreUnavailable
 from service.store.aliases import Aliases
+from service.store.api_keys import ApiKeys
 from service.store.blobs import Blobs
 from service.store.database import Database
 from service.store.embeddings import Embeddings
 from service.store.examples import Examples
 from service.store.idempotency import Idempotency
+from service.store.quotas import UNLIMITED, Quotas
 from service.store.records import Run
 from service.store.runs import Runs
 from service.store.tasks import Tasks
@@ -32,6 +34,7 @@ class Store:
     versions: Versions
     aliases: Aliases
     idempotency: Idempotency
+    api_keys: ApiKeys
 
     def discard_archive(self, run: Run) -> None:
         """Delete the archive of a run that has ended, if it was an import's.
@@ -54,7 +57,7 @@ class Store:
         self.database.close()
 
 
-def open_store(database_url: str, blob_url: str) -> Store:
+def open_store(database_url: str, blob_url: str, quotas: Quotas = UNLIMITED) -> Store:
     """Open a store whose schema is up to date (`migrate`, `check_schema`). Not across a fork.
 
     Raises: StoreUnavailable for blobs that can't be opened; the database is first reached when it is used.
@@ -63,11 +66,12 @@ def open_store(database_url: str, blob_url: str) -> Store:
     return Store(
         database=database,
         blobs=Blobs(blob_url),
-        tasks=Tasks(database),
-        examples=Examples(database),
+        tasks=Tasks(database, quotas),
+        examples=Examples(database, quotas),
         embeddings=Embeddings(database),
-        runs=Runs(database),
+        runs=Runs(database, quotas),
         versions=Versions(database),
         aliases=Aliases(database),
         idempotency=Idempotency(database),
+        api_keys=ApiKeys(database),
     )

@@ -245,6 +245,21 @@ aliases = Table(
     ForeignKeyConstraint(["task_id", "version"], ["versions.task_id", "versions.number"], ondelete="CASCADE"),
 )
 
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("id", String(40), primary_key=True),  # key_…, the public part
+    _tenant(),
+    Column("name", Text, nullable=False),
+    Column("scopes", Document, nullable=False),
+    Column("digest", String(64), nullable=False),  # HMAC-SHA256 of the key, hex
+    Column("pepper", String(16), nullable=False),  # which secret that HMAC was made with
+    Column("created_at", Double, nullable=False),
+    Column("requests_per_minute", Integer),  # null: the setting's
+    Column("last_used_at", Double),  # to the minute
+    Column("revoked_at", Double),  # the row stays, so that the id is never another key's
+)
+
 idempotency = Table(
     "idempotency",
     metadata,

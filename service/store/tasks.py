@@ -12,14 +12,16 @@ from service.store.classes import TaskClasses, class_names
 from service.store.database import Database, insert
 from service.store.ids import new_id
 from service.store.paging import id_after, page_of
+from service.store.quotas import UNLIMITED, Quotas
 from service.store.records import Kind, Page, Task, TaskSummary
 from service.store.summaries import summaries_of
 from service.store.tables import embeddings, example_labels, examples, tasks
 
 
 class Tasks:
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, quotas: Quotas = UNLIMITED) -> None:
         self._database = database
+        self._quotas = quotas
 
     def create(
         self,
@@ -33,7 +35,7 @@ class Tasks:
     ) -> Task:
         """Register a task; with `classes` they are closed.
 
-        Raises: TaskExists, InvalidField.
+        Raises: TaskExists, QuotaExceeded, InvalidField.
         """
         check_name(name)
         check_text(description, "/description")
@@ -45,6 +47,7 @@ class Tasks:
         }  # fmt: skip
         with self._database.write() as connection:
             new = insert(connection, tasks).values(row).on_conflict_do_nothing().returning(tasks.c.id)
+            self._quotas.check_tasks(connection, tenant)
             if connection.execute(new).one_or_none() is None:
                 raise TaskExists(name)
             TaskClasses(connection, row).add(classes or ())

@@ -9,13 +9,14 @@ from typing import Any, Literal, get_args
 import structlog
 
 from models.errors import PolyheadError
-from service.errors import LostLease, NotReady, StoreUnavailable, UnknownTask
+from service.errors import LostLease, NotReady, StoreUnavailable, UnknownRun, UnknownTask
 from service.metrics import TRAINER_RUNS
 from service.schemas.problems import describe
 from service.settings import Settings
-from service.store import Store, open_store
+from service.store import Quotas, Store, open_store
 from service.store.keys import task_prefix
 from service.store.records import TERMINAL_STATES, Run, RunKind
+from service.telemetry import AUDIT
 from service.trainer.child import Child, ChildCrashed
 from service.trainer.importer import import_archive
 from service.trainer.jobs import IDENTIFY, WARM, BackboneJob
@@ -27,6 +28,7 @@ MAX_THREADS = 2  # of the trainer's own backbone: it gives way to the server's
 STORE_PAUSE_S = 2.0  # after the store was out of reach
 
 log = structlog.get_logger()
+audit = structlog.stdlib.get_logger(AUDIT)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +48,7 @@ def run_trainer(
     Args:   ready: called once, before the first claim.
     Raises: BackboneError: the backbone that the settings name can't be prepared.
     """
-    store = open_store(settings.resolved_database_url, settings.resolved_blob_url)
+    store = open_store(settings.resolved_database_url, settings.resolved_blob_url, Quotas.of(settings))
     threads = min(settings.inference_threads or MAX_THREADS, MAX_THREADS)
     backbone = BackboneJob(
         config=replace(settings.backbone_config, threads=threads), cache_dir=settings.cache_dir
@@ -114,6 +116,8 @@ def work_on(run: Run, bench: Workbench, stop: threading.Event) -> None:
             log.info("run_dropped", reason=str(error))
             with suppress(NotReady):
                 _sweep(run, bench.store)
+        else:
+            _audit(run, bench.store)
 
 
 def _carry_out(run: Run, bench: Workbench, stop: threading.Event) -> Outcome | None:
@@ -155,6 +159,19 @@ def _end(run: Run, bench: Workbench, outcome: Outcome) -> None:
     bench.store.runs.finish(run.id, run.attempt, outcome.state, result=outcome.result, error=error)
     TRAINER_RUNS.labels(run.kind, outcome.state).inc()
     bench.store.discard_archive(run)
+
+
+def _audit(run: Run, store: Store) -> None:
+    """What a run has changed, in the words of the request that asked for it."""
+    try:
+        ended = store.runs.get(run.tenant, run.id)
+    except (UnknownRun, NotReady):
+        return
+    if ended.state in TERMINAL_STATES:
+        audit.info(
+            "end_run", tenant=ended.tenant, task_name=ended.task_name, kind=ended.kind, state=ended.state,
+            version=ended.version, published=ended.published, result=ended.result,
+        )  # fmt: skip
 
 
 def _sweep(run: Run, store: Store) -> None:

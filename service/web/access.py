@@ -10,6 +10,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.metrics import REQUEST_SECONDS, REQUESTS
+from service.web.callers import named
 from service.web.problems import internal_error
 
 REQUEST_ID = "X-Request-ID"
@@ -66,6 +67,7 @@ def _note(scope: Scope, status: int, seconds: float) -> None:
         path=scope["path"],
         status=status,
         milliseconds=round(1000 * seconds, 1),
+        **named(scope),
     )
 
 

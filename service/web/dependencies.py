@@ -6,7 +6,9 @@ from fastapi import Depends, Header, Path, Request
 
 from service.errors import UnknownRun, UnknownTask
 from service.store.checks import NAME
-from service.store.records import DEFAULT_TENANT, Run, Task
+from service.store.records import Run, Task
+from service.web.audit import Notes, notes_of
+from service.web.callers import Caller, caller_of
 from service.web.etags import IfMatch, if_match
 from service.web.parts import Parts
 from service.web.preferences import wait_preference
@@ -18,12 +20,18 @@ async def parts_of(request: Request) -> Parts:
     return parts
 
 
-async def tenant_of(_request: Request) -> str:
-    """Whose data the request is about; one tenant, until there are keys."""
-    return DEFAULT_TENANT
+async def who_asks(request: Request) -> Caller:
+    return caller_of(request.scope)
+
+
+async def tenant_of(request: Request) -> str:
+    """Whose data the request is about: its key's, or where keys are off the one tenant that everybody is."""
+    return caller_of(request.scope).tenant
 
 
 PartsDep = Annotated[Parts, Depends(parts_of)]
+NotesDep = Annotated[Notes, Depends(notes_of)]
+CallerDep = Annotated[Caller, Depends(who_asks)]
 TenantDep = Annotated[str, Depends(tenant_of)]
 
 

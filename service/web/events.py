@@ -10,6 +10,7 @@ from sse_starlette.event import ServerSentEvent
 
 from service.errors import UnknownRun
 from service.store.records import TERMINAL_STATES, Run, RunEvent
+from service.web.callers import Caller
 from service.web.parts import Parts
 
 POLL_S = 0.2
@@ -27,9 +28,9 @@ def read_events(parts: Parts, run: Run, after: int) -> tuple[list[RunEvent], boo
     return events, ended and len(events) < BATCH
 
 
-async def stream(parts: Parts, run: Run, after: int) -> AsyncIterator[ServerSentEvent]:
-    """Every event after the one named, as it is written, until the run ends or the server stops."""
-    while not parts.engine.draining:
+async def stream(parts: Parts, run: Run, after: int, caller: Caller) -> AsyncIterator[ServerSentEvent]:
+    """Every event after the one named, as it is written, until the run, the server or the key ends."""
+    while not parts.engine.draining and await _is_let_in(parts, caller):
         try:
             events, ended = await anyio.to_thread.run_sync(partial(read_events, parts, run, after))
         except UnknownRun:  # its task was deleted
@@ -42,6 +43,10 @@ async def stream(parts: Parts, run: Run, after: int) -> AsyncIterator[ServerSent
         if ended:
             return
         await asyncio.sleep(POLL_S)
+
+
+async def _is_let_in(parts: Parts, caller: Caller) -> bool:
+    return parts.keyring is None or caller.key is None or await parts.keyring.is_valid(caller.key)
 
 
 def last_event_id(header: str | None) -> int:

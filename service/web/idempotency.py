@@ -19,7 +19,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from models.errors import PolyheadError
 from service.errors import IdempotencyKeyReused, MalformedRequest
 from service.store import Store
-from service.store.records import DEFAULT_TENANT, StoredResponse
+from service.store.records import StoredResponse
+from service.web.callers import caller_of
 from service.web.problems import respond
 
 METHODS = frozenset({"POST", "PUT", "PATCH", "DELETE"})
@@ -147,19 +148,19 @@ class IdempotencyMiddleware:
         if not _KEY.fullmatch(key):
             raise MalformedRequest("an Idempotency-Key is 1 to 255 visible ASCII characters")
         begin = _store(scope).idempotency.begin
-        return await anyio.to_thread.run_sync(begin, DEFAULT_TENANT, key, _fingerprint(scope))
+        return await anyio.to_thread.run_sync(begin, caller_of(scope).tenant, key, _fingerprint(scope))
 
     async def _answer(self, scope: Scope, key: str, body: _Body, send: Send) -> None:
-        store, settled = _store(scope), False
+        store, tenant, settled = _store(scope), caller_of(scope).tenant, False
 
         async def settle(answer: _Answer) -> None:
             nonlocal settled
             settled = True
             if await _worth_storing(answer, body):
                 said = _stored(answer, body, _fingerprint(scope))
-                await anyio.to_thread.run_sync(store.idempotency.finish, DEFAULT_TENANT, key, said)
+                await anyio.to_thread.run_sync(store.idempotency.finish, tenant, key, said)
             else:
-                await anyio.to_thread.run_sync(store.idempotency.abandon, DEFAULT_TENANT, key)
+                await anyio.to_thread.run_sync(store.idempotency.abandon, tenant, key)
 
         async def settle_quietly(answer: _Answer) -> None:
             """What was asked for is done, or has failed: losing the key mustn't change the answer."""

@@ -10,6 +10,7 @@ from pydantic.json_schema import models_json_schema
 from service.schemas.bodies import JSON_MODELS
 from service.schemas.problems import Problem
 from service.web.problems import MEDIA_TYPE
+from service.web.scopes import NEEDED
 
 ABOUT: dict[str, Any] = {
     "title": "Polyhead",
@@ -33,6 +34,17 @@ _FASTAPIS_OWN = ("HTTPValidationError", "ValidationError")
 _PROBLEM = {"content": {MEDIA_TYPE: {"schema": {"$ref": _REF.format(model="Problem")}}}}
 
 
+SCHEMES: dict[str, Any] = {
+    "bearer": {
+        "type": "http",
+        "scheme": "bearer",
+        "bearerFormat": "ph_…",
+        "description": "An API key, where the server asks for one. `polyhead key create` makes it.",
+    },
+    "header": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "The same in a header."},
+}
+
+
 def describe(app: FastAPI) -> None:
     """Give the app an `openapi` that tells of problems rather than of FastAPI's own errors."""
     generate = app.openapi
@@ -54,10 +66,29 @@ def _complete(document: dict[str, Any]) -> None:
         schemas.pop(name, None)
     for name, schema in said["$defs"].items():
         schemas.setdefault(name, schema)
+    document["components"]["securitySchemes"] = SCHEMES
     for operations in document["paths"].values():
         for operation in operations.values():
             operation["summary"] = operation["operationId"].replace("_", " ").capitalize()
             answers = operation["responses"]
             if "HTTPValidationError" in str(answers.get("422")):
                 answers["422"] = {"description": "Problem: `invalid_field`"} | _PROBLEM
+            _secure(operation, answers)
             answers["default"] = {"description": "Any other problem"} | _PROBLEM
+
+
+def _secure(operation: dict[str, Any], answers: dict[str, Any]) -> None:
+    """Say which scope a key needs, where keys are on; the probes that are open need none."""
+    scope = NEEDED.get(operation["operationId"])
+    if scope is None:
+        return
+    # A list beside a scheme that isn't OAuth2 names roles: OpenAPI 3.1, Security Requirement Object.
+    operation["security"] = [{scheme: [scope]} for scheme in SCHEMES]
+    limited, rate = answers.get("429", {}).get("description"), "`rate_limited`"
+    answers["429"] = {"description": f"{limited}, {rate}" if limited else f"Problem: {rate}"} | _PROBLEM
+    answers["401"] = {"description": "Problem: `key_needed`, `invalid_key`"} | _PROBLEM
+    lacks, more = (
+        f"Problem: `missing_scope`, the key lacks `{scope}`",
+        answers.get("403", {}).get("description"),
+    )
+    answers["403"] = {"description": f"{lacks}. {more}" if more else lacks} | _PROBLEM

@@ -12,7 +12,9 @@ from models.tails import Tails, read_tails
 from service.engine import Engine
 from service.settings import Settings
 from service.store import Store
+from service.store.tokens import read_peppers
 from service.web.decoding import Decoder
+from service.web.keyring import Keyring
 from service.web.reach import Reach
 from service.web.resolver import Resolver
 
@@ -29,6 +31,7 @@ class Parts:
     decoder: Decoder
     resolver: Resolver
     reach: Reach
+    keyring: Keyring | None  # None: keys are off
 
     @classmethod
     def assemble(
@@ -41,7 +44,11 @@ class Parts:
         backbone_file: Path,
         runtime: str,
     ) -> "Parts":
-        """Make what is this process's own around what it was given; `close` ends that again."""
+        """Make what is this process's own around what it was given; `close` ends that again.
+
+        Raises: UnusablePeppers.
+        """
+        peppers = read_peppers(settings.resolved_key_peppers_file) if settings.needs_keys else None
         return cls(
             settings=settings,
             store=store,
@@ -58,6 +65,7 @@ class Parts:
             ),
             resolver=Resolver(store, identity.digest, fresh_s=settings.resolve_cache_s),
             reach=Reach(store),
+            keyring=None if peppers is None else Keyring(store.api_keys, peppers),
         )
 
     def close(self) -> None:

@@ -16,10 +16,15 @@ from models.errors import PolyheadError
 from service.errors import (
     PROBLEMS,
     InvalidField,
+    InvalidKey,
     MalformedRequest,
+    MissingScope,
     NotReady,
     Overloaded,
+    RateLimited,
     RequestInProgress,
+    TooManyRuns,
+    Unauthenticated,
     UnsupportedContentType,
     problem_of,
 )
@@ -44,7 +49,7 @@ class EveryItemFailed(Exception):
 
 def respond(error: PolyheadError, *, instance: str) -> JSONResponse:
     """The whole answer to a request that failed with `error`."""
-    return _answer(describe(error, instance=instance), headers=retry_headers(error))
+    return _answer(describe(error, instance=instance), headers=retry_headers(error) | challenge(error))
 
 
 def internal_error(*, instance: str) -> JSONResponse:
@@ -66,10 +71,24 @@ def internal_error(*, instance: str) -> JSONResponse:
 def retry_headers(error: PolyheadError) -> dict[str, str]:
     """Retry-After, for the errors that pass by themselves."""
     match error:
-        case Overloaded():
+        case Overloaded() | RateLimited() | TooManyRuns():
             return {"Retry-After": str(error.retry_after_s)}
         case NotReady() | RequestInProgress():
             return {"Retry-After": str(RETRY_AFTER_S)}
+        case _:
+            return {}
+
+
+def challenge(error: PolyheadError) -> dict[str, str]:
+    """WWW-Authenticate, as RFC 6750 has it for bearer tokens."""
+    match error:
+        case InvalidKey():
+            return {"WWW-Authenticate": 'Bearer realm="polyhead", error="invalid_token"'}
+        case Unauthenticated():
+            return {"WWW-Authenticate": 'Bearer realm="polyhead"'}
+        case MissingScope():
+            said = f'Bearer realm="polyhead", error="insufficient_scope", scope="{error.scope}"'
+            return {"WWW-Authenticate": said}
         case _:
             return {}
 

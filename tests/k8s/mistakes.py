@@ -73,6 +73,10 @@ def spread(objects: Objects) -> Object:
 
 COMPONENT = "app.kubernetes.io/component"
 MISTAKES = {
+    "keys without their peppers": Mistake(
+        put(Objects.settings, "POLYHEAD_KEY_PEPPERS_FILE", "/etc/elsewhere/peppers"),
+        "it asks for keys, and no Secret is mounted for /etc/elsewhere/peppers",
+    ),
     "a wrong field": Mistake(
         put(Objects.container, "imagePullPolcy", "Always"), "'imagePullPolcy' was unexpected"
     ),

@@ -156,3 +156,17 @@ def test_httpx_sends_the_labels_of_a_multilabel_photo_as_repeated_fields():
     """What `label` being repeatable relies on."""
     request = httpx.Request("POST", "http://x", data={"label": ["a", "b"]}, files=[("file", ("f", b""))])
     assert request.read().count(b'name="label"') == 2
+
+
+def test_a_key_is_sent_as_a_bearer_token_and_none_if_there_is_none():
+    asked = list[str | None]()
+
+    def answer(request: Request) -> Answer:
+        asked.append(request.headers.get("authorization"))
+        return Answer({})
+
+    with serving(answer) as url:
+        for key in ("ph_key\n", None):
+            with Client(url, api_key=key) as client:
+                client.get("/v1/tasks")
+    assert asked == ["Bearer ph_key", None]

@@ -103,6 +103,21 @@ def test_the_command_exits_with_0_when_all_is_well(tmp_path):
     assert result.exit_code == 0, result.output
 
 
+def test_the_commands_send_the_key_of_the_environment_or_say_where_to_put_it(tmp_path, monkeypatch):
+    def answer(request: Request) -> Answer:
+        if request.headers.get("authorization") == "Bearer ph_key":
+            return trained_service(request)
+        return Answer({"status": 401, "code": "key_needed", "detail": "an API key is needed"}, 401)
+
+    with serving(answer) as url:
+        command = ("push", str(folder_of_cats(tmp_path)), "--task", "cells", "--url", url)
+        without = run_polyhead(*command)
+        assert (without.exit_code, "POLYHEAD_API_KEY" in without.output) == (1, True)
+        assert run_polyhead(*command, "--api-key", "ph_key").exit_code == 0
+        monkeypatch.setenv("POLYHEAD_API_KEY", "ph_key")
+        assert run_polyhead(*command).exit_code == 0
+
+
 def test_a_failed_run_exits_with_1_and_its_reason(tmp_path):
     def answer(request: Request) -> Answer:
         if request.path == "/v1/runs/run_1":

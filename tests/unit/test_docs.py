@@ -13,7 +13,7 @@ PAGES = [ROOT / "README.md", ROOT / ".github" / "CONTRIBUTING.md", *sorted(DOCS.
 LINK = re.compile(r"\]\((?!https?:|#)([^)#]+)")
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/settings.md", "docs/errors.md"])
+@pytest.mark.parametrize("name", ["README.md", "docs/settings.md", "docs/errors.md", "docs/keys.md"])
 def test_what_is_generated_is_up_to_date(name):
     """After a change of settings, errors or modules: .venv/bin/python -m service.reference."""
     text = (ROOT / name).read_text("utf-8")

@@ -58,6 +58,19 @@ def test_every_line_is_a_json_object_with_its_process_and_time():
     assert lines[2]["exception"][0]["exc_type"] == "ValueError"
 
 
+QUIET = """
+import structlog
+from service.telemetry import configure_logging
+configure_logging("error", "test")
+structlog.stdlib.get_logger("audit").info("a change")
+structlog.stdlib.get_logger("ours").info("an event")
+"""
+
+
+def test_the_audit_is_written_at_any_level():
+    assert [json.loads(line)["message"] for line in python(QUIET).stderr.splitlines()] == ["a change"]
+
+
 def test_metrics_are_summed_over_processes_and_a_dead_one_leaves_its_gauges():
     assert python(COUNTING).stdout.split() == ["True", "True", "True", "False", "False"]
 

@@ -6,12 +6,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import structlog
 from starlette.testclient import TestClient
 
 from models.prepare import PreparedBackbone, prepare_backbone
 from models.runtime import Runtime, open_runtime
 from service.settings import Settings
-from service.store import migrate, open_store
+from service.store import Quotas, migrate, open_store
 from tests.integration.routes.local import Local, LocalEngine
 from tests.integration.routes.photos import files, photo
 from tests.servers import TINY
@@ -40,7 +41,7 @@ def open_service(prepared: PreparedBackbone, runtime: Runtime, cache_dir: Path) 
     def open_service(folder: Path, **settings: object) -> Iterator[Local]:
         known = Settings(data_dir=folder, cache_dir=cache_dir, backbone=TINY, **settings)
         migrate(known.resolved_database_url)
-        store = open_store(known.resolved_database_url, known.resolved_blob_url)
+        store = open_store(known.resolved_database_url, known.resolved_blob_url, Quotas.of(known))
         local = Local(known, store, LocalEngine(runtime, prepared.identity, store, known), prepared)
         with local.client:
             yield local
@@ -112,3 +113,25 @@ def trained(taught: str, train: Callable[..., dict]) -> str:
     """A task whose version 1 is in production."""
     train(taught)
     return taught
+
+
+@pytest.fixture
+def logged(caplog: pytest.LogCaptureFixture) -> Iterator[Callable[..., list[dict]]]:
+    """What a logger was told since the last look, as `configure_logging` hands it on, before it is JSON."""
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+    )
+
+    def logged(name: str) -> list[dict]:
+        found = [record.msg for record in caplog.records if record.name == name]
+        caplog.clear()
+        return found
+
+    with caplog.at_level("INFO"):
+        yield logged
+    structlog.reset_defaults()
