@@ -32,11 +32,11 @@ class Quotas:
         )
 
     def check_tasks(self, connection: Connection, tenant: str) -> None:
-        """Before another task is written. Raises: QuotaExceeded."""
+        """After another task was written. Raises: QuotaExceeded: take it back."""
         if self.tasks is None:
             return
         lock_name(connection, f"quota of {tenant}")
-        if _count(connection, tasks, tenant) >= self.tasks:
+        if _count(connection, tasks, tenant) > self.tasks:
             raise QuotaExceeded("tasks", self.tasks)
 
     def check_runs(self, connection: Connection, tenant: str) -> None:

@@ -47,9 +47,9 @@ class Tasks:
         }  # fmt: skip
         with self._database.write() as connection:
             new = insert(connection, tasks).values(row).on_conflict_do_nothing().returning(tasks.c.id)
-            self._quotas.check_tasks(connection, tenant)
             if connection.execute(new).one_or_none() is None:
                 raise TaskExists(name)
+            self._quotas.check_tasks(connection, tenant)
             TaskClasses(connection, row).add(classes or ())
             return task_of(connection, row)
 

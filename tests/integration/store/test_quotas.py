@@ -2,7 +2,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from service.errors import QuotaExceeded, TooManyRuns
+from service.errors import QuotaExceeded, TaskExists, TooManyRuns
 from service.store import Quotas, open_store
 from service.store.records import Task
 from tests.integration.store.values import BACKBONE, TENANT, new_example, new_run
@@ -37,6 +37,8 @@ def test_a_tenant_has_no_more_tasks_than_its_quota_and_others_have_their_own(lim
     new_task(store, "b")
     with pytest.raises(QuotaExceeded, match="2 tasks"):
         new_task(store, "c")
+    with pytest.raises(TaskExists):  # whoever makes sure of a task learns that it is there
+        new_task(store, "b")
     new_task(store, "c", tenant="another")
     store.tasks.delete(TENANT, "a")
     new_task(store, "c")
