@@ -21,6 +21,9 @@ from service.trainer.jobs import FILL, Feed, FillJob
 from service.trainer.lease import Lease
 from service.trainer.workbench import Countdown, Workbench
 
+TRIAL = 0.1  # share of the time that there is, in which the pace is not known well
+HOPELESS = 3.0  # times as long as it may: how much slower than it will be a short while may look
+
 
 class OutOfTime(Exception):
     """The scratch would take longer to fill than it may."""
@@ -109,7 +112,7 @@ def fill_scratch(
 ) -> Dataset:
     """Decode every image and, where maps are kept, run the trunk once for each view of it.
 
-    Args:    most_seconds: judged by the pace of what is done, after each chunk of images.
+    Args:    most_seconds: judged by `check_pace`, after each chunk of images.
     Returns: the examples whose rows are written, in the rows' order; whoever was deleted meanwhile has none.
     Raises:  RunFailed: an image is lost or can't be read, or the disk is full; UntrainableData: all were
              deleted; OutOfTime, LostLease, BackboneError.
@@ -143,14 +146,21 @@ def fill_scratch(
             if error is not None:
                 raise RunFailed(f"the image of example {example.id} can't be read: {error}")
             kept.add(example.id)
-        _check_pace(time.monotonic() - began, len(kept), len(examples), most_seconds)
+        check_pace(time.monotonic() - began, len(kept), len(examples), most_seconds)
     if not kept:
         raise UntrainableData("all examples of the task were deleted while it was trained")
     rows = [row for row, id_ in enumerate(dataset.ids) if id_ in kept]
     return dataset.take(np.array(rows, dtype=np.int64))
 
 
-def _check_pace(seconds: float, done: int, total: int, most: float) -> None:
-    """Raises: OutOfTime."""
-    if done and seconds / done * total > most:
-        raise OutOfTime(seconds=seconds / done * total, most=most)
+def check_pace(seconds: float, done: int, total: int, most: float) -> None:
+    """Give up what will take longer than it may, by the pace of what is done.
+
+    The first images say little of the others: a graph is compiled, or a neighbour has the cores for a moment.
+    So only what is hopeless is given up during the trial.
+
+    Raises: OutOfTime.
+    """
+    expected = seconds / done * total if done else 0.0
+    if expected > most * (HOPELESS if seconds < TRIAL * most else 1.0):
+        raise OutOfTime(seconds=expected, most=most)
