@@ -4,7 +4,7 @@ import subprocess
 import sys
 
 HEADS = 200
-KILOBYTES_A_HEAD = 400  # 51 KB of weights and a session; a copy of the default backbone is 13 MB
+KILOBYTES_A_HEAD = 150  # 51 KB of weights and a session without a second copy of them
 
 LOADING = f"""
 import re
