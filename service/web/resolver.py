@@ -1,14 +1,16 @@
 """Which version a request means: the store's answer, kept for a moment.
 
-An entry older than `fresh_s` is asked for again; while the store can't be reached it is used as it is, so
-that predictions go on without the database.
+While the store can't be reached, what is known is used as it is, so that predictions go on without the
+database.
 """
 
 import asyncio
+import contextlib
+import math
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import anyio.to_thread
@@ -16,9 +18,11 @@ import anyio.to_thread
 from models.errors import PolyheadError
 from service.errors import StoreUnavailable
 from service.store import Store
+from service.store.aliases import Stamp
 from service.store.records import PRODUCTION, Resolved
 
 CAPACITY = 65_536  # entries; about 1 KB each
+PATIENCE_S = 1.0  # for the stamp: a store that hangs holds up nobody for longer whose target is known
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +50,18 @@ class Target:
         return cls(task, alias=rest)
 
 
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    resolved: Resolved
+    stamp: Stamp | None  # of the store's aliases, when it was asked
+
+
 class Resolver:
-    """Resolves targets for one backbone, from a cache of bounded age."""
+    """Resolves targets for one backbone, from a cache of bounded age.
+
+    What is known holds until the stamp of the store's aliases changes, which is looked at every `fresh_s`
+    seconds: so a thousand tasks cost no more questions than one.
+    """
 
     def __init__(
         self,
@@ -62,7 +76,11 @@ class Resolver:
         self._fresh_s = fresh_s
         self._clock = clock
         self._lock = threading.Lock()  # routes that only touch the store run in threads
-        self._entries: OrderedDict[tuple[str, Target], tuple[float, Resolved]] = OrderedDict()
+        self._entries: OrderedDict[tuple[str, Target], _Entry] = OrderedDict()
+        self._stamp: Stamp | None = None
+        self._looked_at = -math.inf  # of the clock, when the stamp was asked for
+        self._look_began = -math.inf  # the same, of a look that may be going on
+        self._looking: asyncio.Task[None] | None = None
 
     async def resolve(self, tenant: str, target: Target) -> Resolved:
         """The version behind a target.
@@ -70,27 +88,29 @@ class Resolver:
         Raises: UnknownTask, UnknownAlias, UnknownVersion, NothingPublished, BackboneMismatch,
                 StoreUnavailable.
         """
-        now = self._clock()
-        with self._lock:
-            read_at, known = self._entries.get((tenant, target), (0.0, None))
-        if known is not None and now - read_at < self._fresh_s:
-            return known
-        try:
-            resolved = await anyio.to_thread.run_sync(self._ask, tenant, target)
-        except StoreUnavailable:
-            if known is None:
-                raise
-            return known
-        with self._lock:
-            self._entries[tenant, target] = (now, resolved)
-            self._entries.move_to_end((tenant, target))
-            while len(self._entries) > CAPACITY:
-                self._entries.popitem(last=False)
-        return resolved
+        (found,) = await self.resolve_all(tenant, [target])
+        if isinstance(found, PolyheadError):
+            raise found
+        return found
 
     async def resolve_all(self, tenant: str, targets: Sequence[Target]) -> list[Resolved | PolyheadError]:
         """Each target's version, or why it has none."""
-        return await asyncio.gather(*(self._attempt(tenant, target) for target in targets))
+        await self._look()
+        stamp = self._stamp
+        with self._lock:
+            known = {target: self._entries.get((tenant, target)) for target in targets}
+        asked = [target for target, entry in known.items() if entry is None or entry.stamp != stamp]
+        found: dict[Target, Resolved | PolyheadError] = {
+            target: entry.resolved for target, entry in known.items() if entry is not None
+        }
+        if asked:
+            answers = await anyio.to_thread.run_sync(self._ask_all, tenant, asked)
+            self._keep(tenant, answers, stamp)
+            for target, answer in answers.items():
+                # Without the store, what was known goes on.
+                if not (isinstance(answer, StoreUnavailable) and target in found):
+                    found[target] = answer
+        return [found[target] for target in targets]
 
     def forget(self, tenant: str, task: str) -> None:
         """Ask again for a task whose pointers this process has just changed."""
@@ -98,17 +118,54 @@ class Resolver:
             for key in [key for key in self._entries if key[0] == tenant and key[1].task == task]:
                 del self._entries[key]
 
-    async def _attempt(self, tenant: str, target: Target) -> Resolved | PolyheadError:
+    async def _look(self) -> None:
+        """Look at the stamp if it is time to: once for all who ask meanwhile."""
+        now = self._clock()
+        if now - self._looked_at < self._fresh_s:
+            return
+        if self._looking is None or self._looking.done():
+            self._look_began = now
+            self._looking = asyncio.create_task(self._renew())
+        done, _ = await asyncio.wait({self._looking}, timeout=max(0.0, self._look_began + PATIENCE_S - now))
+        for task in done:
+            task.result()
+
+    async def _renew(self) -> None:
+        with contextlib.suppress(StoreUnavailable):
+            self._stamp = await anyio.to_thread.run_sync(self._store.aliases.stamp)
+        self._looked_at = self._look_began
+
+    def _keep(
+        self, tenant: str, answers: Mapping[Target, Resolved | PolyheadError], stamp: Stamp | None
+    ) -> None:
+        with self._lock:
+            for target, answer in answers.items():
+                if isinstance(answer, Resolved):
+                    self._entries[tenant, target] = _Entry(answer, stamp)
+                    self._entries.move_to_end((tenant, target))
+            while len(self._entries) > CAPACITY:
+                self._entries.popitem(last=False)
+
+    def _ask_all(self, tenant: str, targets: Sequence[Target]) -> dict[Target, Resolved | PolyheadError]:
+        """What the store says: of many aliases at once, of the rest, and of what isn't there, one by one."""
+        found: dict[Target, Resolved | PolyheadError] = {}
+        named = {(each.task, each.alias): each for each in targets if each.alias is not None}
         try:
-            return await self.resolve(tenant, target)
+            if len(named) > 1:
+                behind = self._store.aliases.resolve_many(tenant, named, self._backbone_digest)
+                found |= {named[pair]: resolved for pair, resolved in behind.items()}
+        except StoreUnavailable as error:
+            return dict.fromkeys(targets, error)
+        return found | {target: self._ask(tenant, target) for target in targets if target not in found}
+
+    def _ask(self, tenant: str, target: Target) -> Resolved | PolyheadError:
+        try:
+            return self._store.aliases.resolve(
+                tenant,
+                target.task,
+                alias=target.alias,
+                version=target.version,
+                backbone_digest=self._backbone_digest,
+            )
         except PolyheadError as error:
             return error
-
-    def _ask(self, tenant: str, target: Target) -> Resolved:
-        return self._store.aliases.resolve(
-            tenant,
-            target.task,
-            alias=target.alias,
-            version=target.version,
-            backbone_digest=self._backbone_digest,
-        )

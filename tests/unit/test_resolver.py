@@ -1,6 +1,8 @@
 """Targets, and how long an answer to them is kept."""
 
 import asyncio
+import threading
+import time
 
 import pytest
 
@@ -31,15 +33,38 @@ class Aliases:
 
     def __init__(self):
         self.version = 1
-        self.asked = 0
+        self.asked = 0  # of targets, in however many statements
+        self.statements = 0
+        self.stamps = 0
         self.error = None
+        self.hangs = threading.Event()
+        self.hangs.set()
+
+    def stamp(self):
+        self.stamps += 1
+        self.hangs.wait(10)
+        if isinstance(self.error, StoreUnavailable):
+            raise self.error
+        return self.version, type(self.error)
 
     def resolve(self, tenant, task, *, alias, version, backbone_digest):
+        self.statements += 1
         self.asked += 1
         if self.error:
             raise self.error
+        return self.found(tenant, task, version or self.version, backbone_digest)
+
+    def resolve_many(self, tenant, named, backbone_digest):
+        self.statements += 1
+        if isinstance(self.error, StoreUnavailable):
+            raise self.error
+        there = [pair for pair in named if "absent" not in pair]
+        self.asked += len(there)
+        return {pair: self.found(tenant, pair[0], self.version, backbone_digest) for pair in there}
+
+    def found(self, tenant, task, version, backbone_digest):
         return Resolved(
-            task_id=tenant, task_name=task, version=version or self.version, kind="multiclass", labels=("a",),
+            task_id=tenant, task_name=task, version=version, kind="multiclass", labels=("a",),
             threshold=None, head_digest="d", head_key="k", backbone_digest=backbone_digest,
         )  # fmt: skip
 
@@ -119,8 +144,75 @@ def test_a_deleted_task_is_not_served_from_memory(store, clock, resolve):
         resolve()
 
 
+def test_while_nothing_changes_nothing_is_asked_but_whether_it_has(store, clock, resolve):
+    for second in range(5):
+        clock[0] = 100.0 + 1.1 * second
+        assert [resolve(f"task-{number}") for number in range(20)] == [1] * 20
+    assert store.aliases.asked == 20
+    assert store.aliases.stamps == 5
+
+
+def test_a_change_of_one_task_is_seen_by_all(store, clock, resolve):
+    resolve("chairs")
+    resolve("tables")
+    store.aliases.version = 2
+    clock[0] += 1.1
+    assert (resolve("chairs"), resolve("tables")) == (2, 2)
+
+
+def test_many_targets_are_one_statement(store):
+    resolver = Resolver(store, "digest", fresh_s=1.0)
+    targets = [Target.parse(f"task-{number}") for number in range(50)]
+    found = asyncio.run(resolver.resolve_all("t", targets))
+    assert [each.task_name for each in found] == [target.task for target in targets]
+    assert store.aliases.statements == 1
+
+
 def test_many_targets_fail_one_by_one(store):
     resolver = Resolver(store, "digest", fresh_s=1.0)
-    store.aliases.error = UnknownTask("chairs")
-    (found,) = asyncio.run(resolver.resolve_all("t", [Target.parse("chairs")]))
-    assert isinstance(found, UnknownTask)
+    store.aliases.error = UnknownTask("absent")
+    found = asyncio.run(resolver.resolve_all("t", [Target.parse(name) for name in ("a", "absent", "b")]))
+    assert isinstance(found[1], UnknownTask)
+    assert [each.task_name for each in (found[0], found[2])] == ["a", "b"]
+
+
+def test_many_targets_of_a_store_out_of_reach_fail_or_go_on_one_by_one(store, clock):
+    resolver = Resolver(store, "digest", fresh_s=1.0, clock=lambda: clock[0])
+
+    async def both():
+        await resolver.resolve("t", Target.parse("known"))
+        store.aliases.error = StoreUnavailable()
+        clock[0] += 60
+        return await resolver.resolve_all("t", [Target.parse("known"), Target.parse("new")])
+
+    known, new = asyncio.run(both())
+    assert known.task_name == "known"
+    assert isinstance(new, StoreUnavailable)
+
+
+def test_a_store_that_hangs_holds_up_nobody_who_is_known(store):
+    resolver = Resolver(store, "digest", fresh_s=0.0)
+    target = Target.parse("chairs")
+
+    async def ten():
+        await resolver.resolve("t", target)
+        store.aliases.hangs.clear()
+        began = time.monotonic()
+        try:
+            for _ in range(10):
+                assert (await resolver.resolve("t", target)).version == 1
+            return time.monotonic() - began
+        finally:
+            store.aliases.hangs.set()
+
+    assert 0.9 < asyncio.run(ten()) < 3
+
+
+def test_requests_at_the_same_moment_look_once(store):
+    resolver = Resolver(store, "digest", fresh_s=1.0)
+
+    async def many():
+        await asyncio.gather(*(resolver.resolve("t", Target.parse("chairs")) for _ in range(30)))
+
+    asyncio.run(many())
+    assert store.aliases.stamps == 1

@@ -11,7 +11,7 @@ from service.errors import (
 )
 from service.store import Store
 from service.store.records import PRODUCTION, Task
-from tests.integration.store.values import BACKBONE, OTHER_BACKBONE, TENANT
+from tests.integration.store.values import BACKBONE, OTHER_BACKBONE, TENANT, new_example
 
 
 @pytest.fixture(autouse=True)
@@ -141,3 +141,66 @@ def test_each_backbone_has_its_own_pointer(store: Store, task: Task, publish) ->
     publish(task, backbone_digest=OTHER_BACKBONE)
     assert store.aliases.resolve(TENANT, task.name, backbone_digest=OTHER_BACKBONE).version == 3
     assert store.aliases.resolve(TENANT, task.name, backbone_digest=BACKBONE).version == 1
+
+
+def test_many_targets_are_resolved_as_each_would_be_alone(store: Store, task: Task, publish) -> None:
+    other = store.tasks.create(TENANT, "birds", "multiclass", now=1.0)
+    publish(other, move=False)
+    for named, alias in ((task, PRODUCTION), (task, "canary"), (other, "canary")):
+        store.aliases.put(named, alias, 1, backbone_digest=BACKBONE, now=1.0)
+    pairs = [(name, alias) for name in ("pets", "birds", "absent") for alias in (PRODUCTION, "canary", "no")]
+    found = store.aliases.resolve_many(TENANT, pairs, BACKBONE)
+    assert found.keys() == {("pets", PRODUCTION), ("pets", "canary"), ("birds", "canary")}
+    for (name, alias), resolved in found.items():
+        assert resolved == store.aliases.resolve(TENANT, name, alias=alias, backbone_digest=BACKBONE)
+    assert store.aliases.resolve_many("another", pairs, BACKBONE) == {}
+    assert store.aliases.resolve_many(TENANT, pairs, OTHER_BACKBONE) == {}
+    assert store.aliases.resolve_many(TENANT, [], BACKBONE) == {}
+
+
+def test_the_stamp_is_another_one_after_every_change_of_what_is_served(
+    store: Store, task: Task, publish
+) -> None:
+    seen = [store.aliases.stamp()]
+
+    def changed() -> bool:
+        seen.append(store.aliases.stamp())
+        return seen[-1] not in seen[:-1]
+
+    def put(of: Task, version: int = 1, **how: bool) -> None:
+        store.aliases.put(of, "canary", version, backbone_digest=BACKBONE, now=1.0, **how)
+
+    assert store.aliases.stamp() == seen[0]
+    put(task)
+    assert changed()
+    put(task, 2)
+    assert changed()
+    put(task, 2, pinned=True)
+    assert changed()
+    publish(task)
+    assert changed()
+    store.aliases.delete(task, "canary", BACKBONE)
+    put(task)
+    assert changed()
+    # Deletions between two looks that others make up for in number.
+    other = store.tasks.create(TENANT, "birds", "multiclass", now=1.0)
+    publish(other)
+    assert changed()
+    store.aliases.delete(task, "canary", BACKBONE)
+    put(other)
+    assert changed()
+    store.tasks.delete(TENANT, "birds")
+    again = store.tasks.create(TENANT, "birds", "multiclass", now=1.0)
+    publish(again)
+    put(again)
+    assert changed()
+    store.tasks.delete(TENANT, "birds")
+    assert changed()
+
+
+def test_the_stamp_stays_while_others_only_upload_and_train(store: Store, task: Task, publish) -> None:
+    before = store.aliases.stamp()
+    publish(task, move=False)
+    store.examples.add(task, [new_example("a", "cat")], backbone_digest=BACKBONE, now=1.0)
+    store.tasks.update(TENANT, task.name, description="changed", now=2.0)
+    assert store.aliases.stamp() == before
