@@ -70,12 +70,12 @@ class HeadCache:
         self._collect()
         for ref in refs:
             self._note_pin(ref)
-        for ref in {ref.digest: ref for ref in refs}.values():
-            if ref.digest in self._held:
-                HEAD_CACHE.labels("hit").inc()
-            else:
-                HEAD_CACHE.labels("miss").inc()
-                self._begin(ref)
+        distinct = {ref.digest: ref for ref in refs}
+        missing = [ref for digest, ref in distinct.items() if digest not in self._held]
+        HEAD_CACHE.labels("hit").inc(len(distinct) - len(missing))
+        HEAD_CACHE.labels("miss").inc(len(missing))
+        for ref in missing:
+            self._begin(ref)
 
     def get(self, ref: HeadRef) -> Head:
         """The head, from memory or from the store.

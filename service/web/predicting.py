@@ -112,28 +112,32 @@ def _prediction(resolved: Resolved, index: int, row: FloatArray, shape: Shape) -
 
 
 def _multiclass(resolved: Resolved, index: int, row: FloatArray, shape: Shape) -> Prediction:
-    scores = _best_first(resolved.labels, row)
-    best = scores[0]
-    sure = shape.threshold is None or best.score >= shape.threshold
+    order = _best_first(row)
+    best, score = order[0], float(row[order[0]])
+    sure = shape.threshold is None or score >= shape.threshold
     return Prediction(
         index=index,
-        label=best.label if sure else None,
-        score=best.score,
-        scores=scores[: shape.top_k or DEFAULT_TOP_K],
+        label=resolved.labels[best] if sure else None,
+        score=score,
+        scores=_scores(resolved, row, order[: shape.top_k or DEFAULT_TOP_K]),
     )
 
 
 def _multilabel(resolved: Resolved, index: int, row: FloatArray, shape: Shape) -> Prediction:
     own = THRESHOLD if resolved.threshold is None else resolved.threshold
     threshold = own if shape.threshold is None else shape.threshold
-    scores = _best_first(resolved.labels, row)
+    order = _best_first(row)
     return Prediction(
         index=index,
-        labels=[score.label for score in scores if score.score >= threshold],
-        scores=scores[: shape.top_k],
+        labels=[resolved.labels[place] for place in order if float(row[place]) >= threshold],
+        scores=_scores(resolved, row, order[: shape.top_k]),
     )
 
 
-def _best_first(labels: Sequence[str], row: FloatArray) -> list[Score]:
-    order = np.argsort(-row, kind="stable")
-    return [Score(label=labels[place], score=float(row[place])) for place in order]
+def _best_first(row: FloatArray) -> list[int]:
+    order: list[int] = np.argsort(-row, kind="stable").tolist()
+    return order
+
+
+def _scores(resolved: Resolved, row: FloatArray, places: Sequence[int]) -> list[Score]:
+    return [Score(label=resolved.labels[place], score=float(row[place])) for place in places]
