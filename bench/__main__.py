@@ -14,9 +14,11 @@ from pathlib import Path
 import platformdirs
 
 from bench import report
+from bench.beside import beside
 from bench.contenders import Contenders, check_answers, started
 from bench.many_tasks import fan_out, memory, spread
 from bench.neighbours import Neighbours
+from bench.overload import overload
 from bench.photos import JPEG_12MPX, JPEG_224, JPEG_640, LABELLED, PNG_640, Photos, make_photos
 from bench.processes import BenchFailed
 from bench.rows import Row
@@ -28,7 +30,9 @@ from bench.training import training
 
 DOCS = Path(__file__).resolve().parents[1] / "docs" / "benchmarks"
 CHECKED = 32  # photos on which the contenders must agree
-GROUPS = ("throughput", "lone", "memory", "spread", "fan-out", "shapes", "training", "starts")
+GROUPS = (
+    "throughput", "lone", "memory", "spread", "fan-out", "shapes", "overload", "beside", "training", "starts",
+)  # fmt: skip
 NOT_ASKED = ("memory", "training", "starts")  # no time, or processes of their own that aren't counted as ours
 
 
@@ -106,6 +110,8 @@ def measures(run: Contenders, cache: Path) -> dict[str, Callable[[], list[Row]]]
         "spread": lambda: spread(run),
         "fan-out": lambda: fan_out(run),
         "shapes": lambda: shapes(run),
+        "overload": lambda: overload(run),
+        "beside": lambda: beside(run),
         "training": lambda: training(run),
         "starts": lambda: starts(run, cache),
     }
@@ -118,6 +124,8 @@ def make_pools(scale: Scale, folder: Path) -> list[Photos]:
     usual = of_shape * sum(kind is JPEG_640 for _, kind in SHAPES.values())
     usual += scale.images * (scale.rounds + ways * scale.task_rounds) + CHECKED + 16
     usual += scale.rounds * scale.lone * (1 + len(scale.fan_outs))
+    usual += scale.floods * (2 * scale.images + scale.lone)
+    usual += scale.taught * (2 * scale.images + scale.uploaded)
     counts = {
         JPEG_640: usual,
         JPEG_224: of_shape,

@@ -1,6 +1,7 @@
 """The load generator: raw HTTP/1.1 on uvloop in a process of its own; one order, one answer.
 
-Each connection sends its next request when the last one is answered. A request is written as it will be on
+Each connection sends its next request when the last one is answered and, where a rate is asked for, not
+before that request's turn. A request is written as it will be on
 the wire before the clock starts, and of the answer only status and length are read.
 A request so costs the client about 0.2 ms of CPU, most of it the kernel's.
 """
@@ -9,7 +10,6 @@ import asyncio
 import base64
 import json
 import time
-from collections import Counter
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -30,7 +30,10 @@ class ServerSaidNo(Exception):
 
 @dataclass(slots=True)
 class Order:
-    """What to send: photos first, first + 1 … to `paths` in turn, while there are any and time is left."""
+    """What to send: photos first, first + 1 … to `paths` in turn, while there are any and time is left.
+
+    With fewer `distinct` photos than requests, they are sent again and again.
+    """
 
     photos: OpenPhotos
     media_type: str
@@ -41,9 +44,11 @@ class Order:
     paths: list[str]
     fields: list[tuple[str, str]]  # of a form, beside the photo
     keep: bool  # the answers' bodies
+    rate: float | None = None  # requests a second; None: as fast as the answers come
+    distinct: int | None = None  # photos; None: `count`
     sent: int = 0
     latencies_ms: list[float] = field(default_factory=list)
-    statuses: Counter[int] = field(default_factory=Counter)
+    statuses: list[int] = field(default_factory=list)  # of the same requests
     bodies: dict[int, str] = field(default_factory=dict)
     started: float = 0.0
     ended: float = 0.0
@@ -55,8 +60,13 @@ class Order:
         self.sent += 1
         return index, self.request(index)
 
+    def wait_s(self, index: int) -> float:
+        """Until the turn of a request."""
+        turn = 0.0 if self.rate is None else index / self.rate
+        return self.started + turn - time.perf_counter()
+
     def request(self, index: int) -> bytes:
-        body, content_type = self.body(self.photos[self.first + index])
+        body, content_type = self.body(self.photos[self.first + index % (self.distinct or self.count)])
         head = (
             f"POST {self.paths[index % len(self.paths)]} HTTP/1.1\r\nHost: 127.0.0.1\r\n"
             f"Content-Type: {content_type}\r\nContent-Length: {len(body)}\r\n\r\n"
@@ -118,7 +128,7 @@ class Connection(asyncio.Protocol):
         order = self._order
         order.ended = time.perf_counter()
         order.latencies_ms.append((order.ended - self._sent_at) * 1000)
-        order.statuses[int(self._received[9:12])] += 1
+        order.statuses.append(int(self._received[9:12]))
         if order.keep:
             order.bodies[self._index] = self._received.partition(b"\r\n\r\n")[2].decode()
 
@@ -129,6 +139,13 @@ class Connection(asyncio.Protocol):
             self._transport.close()
             return
         self._index, data = request
+        wait_s = self._order.wait_s(self._index)
+        if wait_s > 0:
+            asyncio.get_running_loop().call_later(wait_s, self._send, data)
+        else:
+            self._send(data)
+
+    def _send(self, data: bytes) -> None:
         self._sent_at = time.perf_counter()
         self._transport.write(data)
 

@@ -4,6 +4,7 @@ import contextlib
 import json
 import re
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,6 +39,7 @@ class Round:
 
     seconds: float
     latencies_ms: list[float]
+    statuses: list[int]  # of the same requests
     bodies: list[Any]
     client_cpu_s: float
 
@@ -83,17 +85,23 @@ class HttpServer:
 
     def load(self, count: int, **said: Any) -> Round:
         """Send up to `count` new photos and wait for the answers. Raises: BenchFailed: not all were 200."""
+        done = self.ask(count, **said)
+        if set(done.statuses) != {200}:
+            raise BenchFailed(f"{self.name} answered {Counter(done.statuses)}\n{self.running.tail()}")
+        return done
+
+    def ask(self, count: int, **said: Any) -> Round:
+        """As `load`, whatever is answered."""
         pool = self.pools[said.pop("kind", JPEG_640.name)]
         order = {
-            "photos": str(pool.photos.path), "media_type": pool.photos.media_type, "first": pool.take(count),
+            "photos": str(pool.photos.path), "media_type": pool.photos.media_type,
+            "first": said["first"] if "first" in said else pool.take(said.get("distinct") or count),
             "count": count, "port": self.port, "connections": 1, "seconds": ENOUGH_S, "shape": "multipart",
             "paths": [self.path], "fields": [], "keep": False,
         }  # fmt: skip
         done = self.client.ask(**order | said)
-        if set(done["statuses"]) != {"200"}:
-            raise BenchFailed(f"{self.name} answered {done['statuses']}\n{self.running.tail()}")
         self.sent += len(done["latencies_ms"])
-        return Round(done["seconds"], done["latencies_ms"], done["bodies"], done["cpu_s"])
+        return Round(done["seconds"], done["latencies_ms"], done["statuses"], done["bodies"], done["cpu_s"])
 
 
 @dataclass(slots=True)
