@@ -14,14 +14,15 @@ from service.routes import (
     versions,
 )
 
+# Paths are compared in this order: what is asked for most comes first.
 ROUTERS: tuple[APIRouter, ...] = (
+    predict.router,
+    embeddings.router,
     tasks.router,
     examples.router,
     runs.router,
     versions.router,
     aliases.router,
-    predict.router,
-    embeddings.router,
     backbone.router,
     probes.router,
 )
