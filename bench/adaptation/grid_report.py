@@ -112,10 +112,10 @@ def report(plan: Plan, rows: list[dict[str, Any]], where: Machine, folder: Path)
 
 ABOUT = """\
 Accuracy in percent of the network that would be served, on photos that nothing was fitted on: mean ±
-standard error over seeds, each of which draws its own photos to learn from. A class that has fewer photos
-than a row asks for gives all of them. *Near best*: auto within 1 point, or two standard errors of the
-paired difference, of the strategy with the highest mean. *Not below head*: the 95 % interval of the
-paired difference to the linear probe reaches 0."""
+standard error over seeds, each of which draws its own photos to learn from and to be asked about. A class
+that has fewer photos than a row asks for gives all of them. *Near best*: auto within 1 point, or two
+standard errors of the paired difference, of the strategy with the highest mean. *Not below head*: the
+95 % interval of the paired difference to the linear probe reaches 0."""
 
 
 def _row(plan: Plan, cell: Cell, examples: tuple[int, int]) -> list[Any]:
