@@ -19,6 +19,7 @@ from bench.contenders import Contenders, check_answers, started
 from bench.many_tasks import fan_out, memory, spread
 from bench.neighbours import Neighbours
 from bench.overload import overload
+from bench.peers.rows import peers
 from bench.photos import JPEG_12MPX, JPEG_224, JPEG_640, LABELLED, PNG_640, Photos, make_photos
 from bench.processes import BenchFailed
 from bench.rows import Row
@@ -32,8 +33,14 @@ DOCS = Path(__file__).resolve().parents[1] / "docs" / "benchmarks"
 CHECKED = 32  # photos on which the contenders must agree
 GROUPS = (
     "throughput", "lone", "memory", "spread", "fan-out", "shapes", "overload", "beside", "training", "starts",
+    "peers",
 )  # fmt: skip
-NOT_ASKED = ("memory", "training", "starts")  # no time, or processes of their own that aren't counted as ours
+NOT_ASKED = (
+    "memory",
+    "training",
+    "starts",
+    "peers",
+)  # no time, or processes of their own that aren't counted as ours
 
 
 def main() -> int:
@@ -114,6 +121,7 @@ def measures(run: Contenders, cache: Path) -> dict[str, Callable[[], list[Row]]]
         "beside": lambda: beside(run),
         "training": lambda: training(run),
         "starts": lambda: starts(run, cache),
+        "peers": lambda: peers(run, cache.parent),
     }
 
 
@@ -125,6 +133,7 @@ def make_pools(scale: Scale, folder: Path) -> list[Photos]:
     usual += scale.images * (scale.rounds + ways * scale.task_rounds) + CHECKED + 16
     usual += scale.rounds * scale.lone * (1 + len(scale.fan_outs))
     usual += scale.floods * (2 * scale.images + scale.lone)
+    usual += 2 * scale.peers * (scale.images + scale.peer_tasks[1])
     usual += scale.taught * (2 * scale.images + scale.uploaded)
     counts = {
         JPEG_640: usual,

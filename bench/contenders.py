@@ -26,6 +26,7 @@ from bench.processes import (
     wait_for_http,
 )
 from bench.scale import Scale
+from models.arrays import FloatArray
 from models.identity import BackboneConfig
 
 BATCH = 8  # images in a backbone pass, for every contender
@@ -164,6 +165,7 @@ class Contenders:
     plain: HttpServer
     folder: Path
     scale: Scale
+    sample: FloatArray  # (N, D) embeddings of some photos, from which heads are made
 
     def cpu_s(self) -> float:
         """Seconds of CPU that all of ours have used, this process included."""
@@ -198,9 +200,10 @@ def started(scale: Scale, pools: dict[str, Photos], folder: Path, cache: Path) -
         yield Contenders(
             Limit(loop, fresh()),
             Polyhead("polyhead", polyhead, serving, client, fresh(), path),
-            HttpServer("plain LitServe", plain, other, client, fresh(), "/predict"),
+            HttpServer("plain LitServe", plain, other, client, fresh(), "/predict/0"),
             folder,
             scale,
+            embeddings,
         )
 
 

@@ -57,11 +57,19 @@ def publish_tasks(data_dir: Path, count: int, embeddings: FloatArray, identity: 
 
 def write_head(folder: Path, embeddings: FloatArray, identity: BackboneIdentity) -> tuple[Path, Path]:
     """The head of the first task for the contenders without a store: as head.onnx, and as arrays."""
-    head = synthetic_head(embeddings, 0)
-    onnx, arrays = folder / "head.onnx", folder / "head.npz"
-    onnx.write_bytes(_file(task_name(0), head, identity))
-    np.savez(arrays, weight=head.weight, bias=head.bias, labels=np.array(head.labels))
+    (arrays,) = write_arrays(folder, embeddings, 1)
+    onnx = folder / "head.onnx"
+    onnx.write_bytes(_file(task_name(0), synthetic_head(embeddings, 0), identity))
     return onnx, arrays
+
+
+def write_arrays(folder: Path, embeddings: FloatArray, tasks: int) -> list[Path]:
+    """The heads of the first tasks as arrays, for contenders that keep a network for each."""
+    files = [folder / f"head-{number}.npz" for number in range(tasks)]
+    for number, file in enumerate(files):
+        head = synthetic_head(embeddings, number)
+        np.savez(file, weight=head.weight, bias=head.bias, labels=np.array(head.labels))
+    return files
 
 
 def _file(task: str, head: LinearHead, identity: BackboneIdentity) -> bytes:

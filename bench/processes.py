@@ -67,13 +67,19 @@ class Running:
 
 
 @contextlib.contextmanager
-def running(command: list[str], log: Path, environment: dict[str, str] | None = None) -> Iterator[Running]:
-    """Start `python -m …` and leave nothing of it behind."""
+def running(
+    command: list[str],
+    log: Path,
+    environment: dict[str, str] | None = None,
+    *,
+    python: Path | None = None,
+) -> Iterator[Running]:
+    """Start `python -m …` and leave nothing of it behind. Args: python: None: ours."""
     dropped = ("POLYHEAD_", "PROMETHEUS_", "LIT_")
     clean = {name: value for name, value in os.environ.items() if not name.startswith(dropped)}
     with log.open("ab") as file:
         process = subprocess.Popen(
-            [sys.executable, "-m", *command],
+            [python or sys.executable, "-m", *command],
             env=clean | (environment or {}),
             stdin=subprocess.DEVNULL,
             stdout=file,
@@ -172,6 +178,32 @@ def free_port() -> int:
 def session_cpu_s(leader: int) -> float:
     """Seconds of CPU that the live processes of a session have used."""
     return sum(ticks for _, _, session, ticks in _processes() if session == leader) / TICKS
+
+
+def pss_mb(mark: str) -> float:
+    """MB of every process that has this in its environment, what several share counted once."""
+    total = 0
+    for pid in _marked(mark):
+        with contextlib.suppress(OSError):
+            lines = Path(f"/proc/{pid}/smaps_rollup").read_text("utf-8").splitlines()
+            total += sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+    return total / 1024
+
+
+def kill_marked(mark: str) -> None:
+    """End every process that has this in its environment."""
+    for pid in _marked(mark):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def _marked(mark: str) -> Iterator[int]:
+    """Processes whose environment has `NAME=value`, also those that lead sessions of their own."""
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                if mark.encode() in (entry / "environ").read_bytes().split(b"\0"):
+                    yield int(entry.name)
 
 
 def _end(started: Running) -> None:
