@@ -16,6 +16,7 @@ import platformdirs
 from bench import report
 from bench.beside import beside
 from bench.contenders import Contenders, check_answers, started
+from bench.evictions import evictions
 from bench.many_tasks import fan_out, memory, spread
 from bench.neighbours import Neighbours
 from bench.overload import overload
@@ -32,15 +33,11 @@ from bench.training import training
 DOCS = Path(__file__).resolve().parents[1] / "docs" / "benchmarks"
 CHECKED = 32  # photos on which the contenders must agree
 GROUPS = (
-    "throughput", "lone", "memory", "spread", "fan-out", "shapes", "overload", "beside", "training", "starts",
-    "peers",
+    "throughput", "lone", "memory", "spread", "evictions", "fan-out", "shapes", "overload", "beside",
+    "training", "starts", "peers",
 )  # fmt: skip
-NOT_ASKED = (
-    "memory",
-    "training",
-    "starts",
-    "peers",
-)  # no time, or processes of their own that aren't counted as ours
+# No time, or processes of their own that aren't counted as ours.
+NOT_ASKED = ("memory", "evictions", "training", "starts", "peers")
 
 
 def main() -> int:
@@ -115,6 +112,7 @@ def measures(run: Contenders, cache: Path) -> dict[str, Callable[[], list[Row]]]
         "lone": lambda: lone_request(run),
         "memory": lambda: memory(run),
         "spread": lambda: spread(run),
+        "evictions": lambda: evictions(run, cache),
         "fan-out": lambda: fan_out(run),
         "shapes": lambda: shapes(run),
         "overload": lambda: overload(run),

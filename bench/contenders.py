@@ -208,12 +208,12 @@ def started(scale: Scale, pools: dict[str, Photos], folder: Path, cache: Path) -
 
 
 def serve_polyhead(
-    scale: Scale, port: int, data_dir: Path, cache: Path, folder: Path
+    scale: Scale, port: int, data_dir: Path, cache: Path, folder: Path, **more: object
 ) -> contextlib.AbstractContextManager[Running]:
-    """polyhead serve as it comes, but for what must be the same for all."""
+    """polyhead serve as it comes, but for what must be the same for all. Args: more: settings, by name."""
     settings = {
         "port": port, "data_dir": data_dir, "cache_dir": cache, "backbone": scale.backbone,
-        "max_batch_size": BATCH, "decode_threads": DECODE_THREADS, "log_level": "warning",
+        "max_batch_size": BATCH, "decode_threads": DECODE_THREADS, "log_level": "warning", **more,
     }  # fmt: skip
     environment = {f"POLYHEAD_{name.upper()}": str(value) for name, value in settings.items()}
     return running(["service", "serve"], folder / "polyhead.log", environment)

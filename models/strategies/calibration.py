@@ -8,12 +8,13 @@ asks for a stronger penalty, whose answers are wrong more often.
 import math
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 
 from models.dataset import Targets
 from models.head import Kind, answers
-from models.losses import losses
+from models.losses import CERTAIN, losses
 
 MOST = 4.0  # a factor's bound, and one over its least
 
@@ -33,3 +34,20 @@ def sharpness(kind: Kind, targets: Targets, logits: NDArray[Any]) -> float:
     bound = math.log(MOST)
     found: Any = minimize_scalar(loss, bounds=(-bound, bound), method="bounded")
     return math.exp(float(found.x))
+
+
+def calibrated(kind: Kind, targets: Targets, scores: NDArray[Any]) -> NDArray[Any]:
+    """Answers as sure as they should be, by the very examples that they are answers to.
+
+    Args:    targets: as in Dataset; scores: (m, C) probabilities, or (m, 1) values, which stay as they are.
+    Returns: (m, C) float64, each row in the same order.
+    """
+    bounded = np.clip(scores.astype(np.float64), CERTAIN, 1 - CERTAIN)
+    match kind:
+        case "regression":
+            return scores
+        case "multiclass":
+            logits = np.log(bounded)
+        case "multilabel":
+            logits = np.log(bounded) - np.log1p(-bounded)
+    return answers(kind, logits * sharpness(kind, targets, logits))

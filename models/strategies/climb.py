@@ -18,6 +18,7 @@ from models.arrays import FloatArray
 from models.dataset import Targets
 from models.head import Kind
 from models.losses import correct, losses
+from models.strategies.calibration import calibrated
 
 FROZEN = frozenset({"head", "stages"})  # rungs that leave the backbone alone: deeper ones may gain regardless
 NOISE = 1.0  # standard errors of the paired difference that a rung has to gain
@@ -146,6 +147,11 @@ def merits(kind: Kind, targets: Targets, scores: FloatArray) -> NDArray[np.float
 
 
 def closeness(kind: Kind, targets: Targets, scores: FloatArray) -> NDArray[np.float64]:
-    """(m,): minus the cross-entropy, or minus the squared error."""
-    loss = losses(kind, targets, scores)
-    return -np.square(loss) if kind == "regression" else -loss
+    """(m,): minus the squared error, or minus what is left of the cross-entropy after calibration.
+
+    Every rung is calibrated on the examples that it is compared on: one that has asked them in its own fit
+    would win by that alone.
+    """
+    if kind == "regression":
+        return -np.square(losses(kind, targets, scores))
+    return -losses(kind, targets, calibrated(kind, targets, scores))

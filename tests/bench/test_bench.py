@@ -16,6 +16,8 @@ GOALS = {  # a word of each row of the goals' speed part
     "throughput against plain LitServe",
     "lone request, p50",
     "start to ready",
+    "4 tasks, 1 heads held: throughput",
+    "one model per task, LitServe, a LitAPI a task, 2 tasks: throughput",
     "offered 10 x: answered with 200 or 429, and alive by /livez",
     "predictions beside the training of 40 photos: p95",
     "the same: the training in it",

@@ -5,7 +5,7 @@ import pytest
 
 from models.head import answers
 from models.losses import losses
-from models.strategies.calibration import MOST, sharpness
+from models.strategies.calibration import MOST, calibrated, sharpness
 
 
 @pytest.fixture
@@ -43,3 +43,22 @@ def test_it_is_bounded_where_every_answer_is_right():
 def test_a_regression_and_no_examples_leave_it_as_it_is():
     assert sharpness("regression", np.ones(3), np.ones((3, 1))) == 1.0
     assert sharpness("multiclass", np.zeros(0, np.int64), np.zeros((0, 2))) == 1.0
+
+
+@pytest.mark.parametrize("kind", ["multiclass", "multilabel"])
+def test_calibrated_answers_lose_no_more_and_keep_their_order(drawn, kind):
+    logits = drawn.normal(size=(200, 3))
+    targets = logits.argmax(axis=1) if kind == "multiclass" else logits > 0
+    logits = 3 * (logits + drawn.normal(size=(200, 3)))  # too sure of what they can't know
+    scores = answers(kind, logits)
+    better = calibrated(kind, targets, scores)
+    assert losses(kind, targets, better).mean() < losses(kind, targets, scores).mean()
+    assert (better.argsort(axis=1) == scores.argsort(axis=1)).all()
+    np.testing.assert_allclose(calibrated(kind, targets, better), better, atol=1e-3)
+
+
+def test_answers_that_are_certain_stay_finite():
+    scores, targets = np.array([[1.0, 0.0], [0.0, 1.0]]), np.array([0, 0])
+    assert np.isfinite(losses("multiclass", targets, calibrated("multiclass", targets, scores))).all()
+    values = np.array([[3.0], [4.0]])
+    assert calibrated("regression", np.array([1.0, 2.0]), values) is values

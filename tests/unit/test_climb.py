@@ -53,6 +53,15 @@ def test_a_better_loss_does_not_excuse_fewer_right_answers():
     assert not kept["last_block"]
 
 
+def test_surer_answers_that_are_no_better_are_not_kept():
+    """One factor on all logits makes the loss of one rung less, and would of the other."""
+    hedged = right(0.8)
+    told_apart = np.where(hedged > 0.5, 0.8, 0.2).astype(np.float32)  # as sure as 80 % are right
+    ladder, kept = climb("head", head=hedged, stages=told_apart)
+    assert not kept["stages"]
+    assert ladder.record()["candidates"][-1]["loss_gain"]["mean"] == pytest.approx(0, abs=1e-4)
+
+
 def test_a_frozen_rung_that_gains_nothing_does_not_end_the_climb():
     """What earlier stages say is one question, whether the last block should train another."""
     ladder, kept = climb("head", head=right(0.8), stages=right(0.8))
