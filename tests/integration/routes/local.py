@@ -59,11 +59,18 @@ class LocalEngine:
         return self.is_alive
 
     async def submit(
-        self, pixels: UInt8Array, heads: Sequence[HeadRef] = (), *, embeddings: bool = False
+        self,
+        pixels: UInt8Array,
+        heads: Sequence[HeadRef] = (),
+        *,
+        embeddings: bool = False,
+        known: FloatArray | None = None,
     ) -> Answer:
         if self.fails_with is not None:
             raise self.fails_with
-        jobs = split(pixels, tuple(heads), embeddings=embeddings, size=8, queued_at=0, deadline=1e12)
+        jobs = split(
+            pixels, tuple(heads), embeddings=embeddings, size=8, queued_at=0, deadline=1e12, known=known
+        )
         return joined(
             await anyio.to_thread.run_sync(
                 run_batch, jobs, Trunk(self._run, self._identity.outputs), self._heads
