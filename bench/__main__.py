@@ -19,6 +19,7 @@ from bench.many_tasks import fan_out, memory, spread
 from bench.neighbours import Neighbours
 from bench.photos import JPEG_12MPX, JPEG_224, JPEG_640, LABELLED, PNG_640, Photos, make_photos
 from bench.processes import BenchFailed
+from bench.repeats import repeats
 from bench.rows import Row
 from bench.scale import FULL, QUICK, Scale
 from bench.serving import lone_request, throughput
@@ -28,8 +29,13 @@ from bench.training import training
 
 DOCS = Path(__file__).resolve().parents[1] / "docs" / "benchmarks"
 CHECKED = 32  # photos on which the contenders must agree
-GROUPS = ("throughput", "lone", "memory", "spread", "fan-out", "shapes", "training", "starts")
-NOT_ASKED = ("memory", "training", "starts")  # no time, or processes of their own that aren't counted as ours
+GROUPS = ("throughput", "lone", "memory", "spread", "fan-out", "shapes", "repeats", "training", "starts")
+NOT_ASKED = (
+    "memory",
+    "repeats",
+    "training",
+    "starts",
+)  # no time, or processes of their own that aren't counted as ours
 
 
 def main() -> int:
@@ -106,6 +112,7 @@ def measures(run: Contenders, cache: Path) -> dict[str, Callable[[], list[Row]]]
         "spread": lambda: spread(run),
         "fan-out": lambda: fan_out(run),
         "shapes": lambda: shapes(run),
+        "repeats": lambda: repeats(run, cache),
         "training": lambda: training(run),
         "starts": lambda: starts(run, cache),
     }
@@ -118,6 +125,7 @@ def make_pools(scale: Scale, folder: Path) -> list[Photos]:
     usual = of_shape * sum(kind is JPEG_640 for _, kind in SHAPES.values())
     usual += scale.images * (scale.rounds + ways * scale.task_rounds) + CHECKED + 16
     usual += scale.rounds * scale.lone * (1 + len(scale.fan_outs))
+    usual += scale.rounds * scale.images  # of `repeats`, to the polyhead without a cache
     counts = {
         JPEG_640: usual,
         JPEG_224: of_shape,

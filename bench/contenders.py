@@ -81,11 +81,16 @@ class HttpServer:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
-    def load(self, count: int, **said: Any) -> Round:
-        """Send up to `count` new photos and wait for the answers. Raises: BenchFailed: not all were 200."""
+    def load(self, count: int, *, first: int | None = None, **said: Any) -> Round:
+        """Send up to `count` photos and wait for the answers.
+
+        Args:   first: of photos that were sent before; default: new ones.
+        Raises: BenchFailed: not all were 200.
+        """
         pool = self.pools[said.pop("kind", JPEG_640.name)]
         order = {
-            "photos": str(pool.photos.path), "media_type": pool.photos.media_type, "first": pool.take(count),
+            "photos": str(pool.photos.path), "media_type": pool.photos.media_type,
+            "first": pool.take(count) if first is None else first,
             "count": count, "port": self.port, "connections": 1, "seconds": ENOUGH_S, "shape": "multipart",
             "paths": [self.path], "fields": [], "keep": False,
         }  # fmt: skip
@@ -102,20 +107,24 @@ class Polyhead(HttpServer):
 
     counted: float = field(default=0.0)
 
-    def load(self, count: int, **said: Any) -> Round:
-        """As any server's; and the backbone has seen exactly the images that were sent."""
+    def load(self, count: int, *, first: int | None = None, **said: Any) -> Round:
+        """As any server's; and the backbone has seen exactly the new images that were sent."""
         before = self.metric("polyhead_backbone_images_total")
-        done = HttpServer.load(self, count, **said)
+        done = HttpServer.load(self, count, first=first, **said)
         grown = self.metric("polyhead_backbone_images_total") - before
-        if grown != done.images:
+        if grown != (done.images if first is None else 0):
             raise BenchFailed(f"{done.images} images were sent and {grown:g} went through the backbone")
         self.counted += grown
         return done
 
+    def next_photo(self) -> int:
+        """The first one that the next `load` sends."""
+        return self.pools[JPEG_640.name].used
+
     def metric(self, name: str) -> float:
-        """A counter without labels."""
+        """A counter, with its labels as /metrics writes them."""
         text = httpx.get(f"{self.url}/metrics", timeout=30).text
-        found = re.search(rf"^{name} (\S+)$", text, re.MULTILINE)
+        found = re.search(rf"^{re.escape(name)} (\S+)$", text, re.MULTILINE)
         return float(found[1]) if found else 0.0
 
     def worker_mb(self) -> float:
@@ -197,10 +206,10 @@ def started(scale: Scale, pools: dict[str, Photos], folder: Path, cache: Path) -
 
 
 def serve_polyhead(
-    scale: Scale, port: int, data_dir: Path, cache: Path, folder: Path
+    scale: Scale, port: int, data_dir: Path, cache: Path, folder: Path, **more: int
 ) -> contextlib.AbstractContextManager[Running]:
-    """polyhead serve as it comes, but for what must be the same for all."""
-    settings = {
+    """polyhead serve as it comes, but for what must be the same for all, and `more`."""
+    settings = more | {
         "port": port, "data_dir": data_dir, "cache_dir": cache, "backbone": scale.backbone,
         "max_batch_size": BATCH, "decode_threads": DECODE_THREADS, "log_level": "warning",
     }  # fmt: skip
