@@ -114,7 +114,9 @@ async def ask(
     known = np.stack(list(looked.known.values())) if looked.known else None  # (K, D)
     answer = Answer(None, ())
     if heads or looked.unknown:
-        answer = await parts.engine.submit(pixels, heads, embeddings=bool(looked.unknown), known=known)
+        answer = await parts.engine.submit(
+            pixels, heads, embeddings=bool(looked.unknown), known=known if heads else None
+        )
     return _in_order(answer, looked, known, cache)
 
 

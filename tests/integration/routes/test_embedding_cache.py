@@ -70,6 +70,15 @@ def test_embeddings_and_predictions_know_each_other_s_images(client, service, pl
     assert embeddings == plain.client.post("/v1/embeddings", json=body).json()
 
 
+def test_a_known_embedding_that_no_head_waits_for_stays_out_of_the_queue(client, plain):
+    images = [data_uri(photo(colour, 125)) for colour in ("red", "blue", "green")]
+    client.post("/v1/embeddings", json={"input": images[1]})
+    queued = stage("queue")
+    answer = client.post("/v1/embeddings", json={"input": images})
+    assert stage("queue") - queued == 1  # one job, of the two that are new
+    assert answer.json() == plain.client.post("/v1/embeddings", json={"input": images}).json()
+
+
 def test_however_an_image_is_sent_its_bytes_are_what_is_known(client, service, trained):
     image, path = photo("red", 130), f"/v1/tasks/{trained}/predict"
     first, passed = scores(client.post(path, files=files(image))), service.engine.images
