@@ -125,6 +125,10 @@ class Heads(Protocol):
         """Start to load what isn't held, beside other work; learn what is pinned, and what no longer is."""
         ...
 
+    def is_late(self, ref: HeadRef) -> bool:
+        """Whether it is on its way for longer than others should wait."""
+        ...
+
     def get(self, ref: HeadRef) -> Head:
         """Raises: PolyheadError: this head can't be had."""
         ...

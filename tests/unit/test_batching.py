@@ -56,9 +56,13 @@ class Shelf:
     def __init__(self) -> None:
         self.held: dict[HeadRef, Head] = {RED: Channel(0), GREEN: Channel(1), BROKEN: Broken(0)}
         self.begun: list[HeadRef] = []
+        self.late: set[HeadRef] = set()
 
     def begin(self, refs: list[HeadRef]) -> None:
         self.begun += refs
+
+    def is_late(self, ref: HeadRef) -> bool:
+        return ref in self.late
 
     def get(self, ref: HeadRef) -> Head:
         if ref not in self.held:
@@ -141,6 +145,33 @@ def test_a_head_that_fails_is_an_error_in_the_answers_that_asked_for_it_alone():
     assert first.outputs[1].tolist() == [[1.0]]
     assert second.outputs[0].tolist() == [[5.0]]
     assert isinstance(second.outputs[1], InvalidHead)
+
+
+def test_a_job_whose_head_is_late_comes_back_without_pixels_and_nobody_waits_for_it():
+    """Asked again when the head is here, it needs no second pass, and answers as if it had not been late."""
+    passes: list[int] = []
+
+    def embed(pixels: UInt8Array) -> FloatArray:
+        passes.append(len(pixels))
+        return mean_colour(pixels)
+
+    shelf = Shelf()
+    shelf.late = {GREEN}
+    jobs = [job((1, 2, 3), heads=(RED, GREEN), embeddings=True), job((4, 5, 6), heads=(RED,))]
+    left, answered = run_batch(jobs, trunk(embed), shelf)
+    assert isinstance(answered, Answer)
+    assert answered.outputs[0].tolist() == [[4.0]]
+    assert isinstance(left, Job)
+    assert left.pixels == b""
+    (still,) = run_batch([left], trunk(embed), shelf)
+    assert still == left
+
+    shelf.late = set()
+    (answer,) = run_batch([left], trunk(embed), shelf)
+    assert isinstance(answer, Answer)
+    assert answer.embeddings.tolist() == [[1.0, 2.0, 3.0]]
+    assert [output.tolist() for output in answer.outputs] == [[[1.0]], [[2.0]]]
+    assert passes == [2]
 
 
 def test_a_backbone_that_fails_is_the_answer_of_every_job_and_nothing_is_raised():
