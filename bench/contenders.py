@@ -91,12 +91,12 @@ class HttpServer:
             raise BenchFailed(f"{self.name} answered {Counter(done.statuses)}\n{self.running.tail()}")
         return done
 
-    def ask(self, count: int, **said: Any) -> Round:
-        """As `load`, whatever is answered."""
+    def ask(self, count: int, *, first: int | None = None, **said: Any) -> Round:
+        """As `load`, whatever is answered. Args: first: of photos that were sent before; None: new ones."""
         pool = self.pools[said.pop("kind", JPEG_640.name)]
         order = {
             "photos": str(pool.photos.path), "media_type": pool.photos.media_type,
-            "first": said["first"] if "first" in said else pool.take(said.get("distinct") or count),
+            "first": pool.take(said.get("distinct") or count) if first is None else first,
             "count": count, "port": self.port, "connections": 1, "seconds": ENOUGH_S, "shape": "multipart",
             "paths": [self.path], "fields": [], "keep": False,
         }  # fmt: skip
@@ -111,20 +111,24 @@ class Polyhead(HttpServer):
 
     counted: float = field(default=0.0)
 
-    def load(self, count: int, **said: Any) -> Round:
-        """As any server's; and the backbone has seen exactly the images that were sent."""
+    def load(self, count: int, *, first: int | None = None, **said: Any) -> Round:
+        """As any server's; and the backbone has seen exactly the new images that were sent."""
         before = self.metric("polyhead_backbone_images_total")
-        done = HttpServer.load(self, count, **said)
+        done = HttpServer.load(self, count, first=first, **said)
         grown = self.metric("polyhead_backbone_images_total") - before
-        if grown != done.images:
+        if grown != (done.images if first is None else 0):
             raise BenchFailed(f"{done.images} images were sent and {grown:g} went through the backbone")
         self.counted += grown
         return done
 
+    def next_photo(self) -> int:
+        """The first one that the next `load` sends."""
+        return self.pools[JPEG_640.name].used
+
     def metric(self, name: str) -> float:
-        """A counter without labels."""
+        """A counter, with its labels as /metrics writes them."""
         text = httpx.get(f"{self.url}/metrics", timeout=30).text
-        found = re.search(rf"^{name} (\S+)$", text, re.MULTILINE)
+        found = re.search(rf"^{re.escape(name)} (\S+)$", text, re.MULTILINE)
         return float(found[1]) if found else 0.0
 
     def worker_mb(self) -> float:

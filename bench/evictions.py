@@ -1,6 +1,5 @@
 """Rows of more tasks than the worker may hold heads of: most requests find theirs evicted."""
 
-import shutil
 from pathlib import Path
 
 from bench.contenders import Contenders, Polyhead, Pool, serve_polyhead
@@ -15,9 +14,11 @@ HELD = 0.1  # of the tasks' heads
 def evictions(run: Contenders, cache: Path) -> list[Row]:
     """Requests spread evenly over all tasks, on a server of its own that may hold a tenth of their heads."""
     scale, tasks = run.scale, max(run.scale.tasks)
-    data = shutil.copytree(run.folder / "data", run.folder / "few-heads")
     port, held = free_port(), max(1, int(HELD * tasks))
-    starting = serve_polyhead(scale, port, data, cache, run.folder, head_cache_entries=held)
+    # The tasks are those of the other polyhead, which is idle meanwhile.
+    starting = serve_polyhead(
+        scale, port, run.folder / "data", cache, run.folder, trainers=0, head_cache_entries=held
+    )
     one, many = Measured(), Measured()
     with run.plain.running.frozen(), starting as started:
         wait_for_http(started, f"http://127.0.0.1:{port}/readyz")

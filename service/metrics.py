@@ -19,13 +19,25 @@ SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.
 
 BACKBONE_IMAGES = Counter("polyhead_backbone_images", "Images that went through the backbone.")
 BACKBONE_PASSES = Counter("polyhead_backbone_passes", "Batches that went through the backbone.")
-BATCH_IMAGES = Histogram("polyhead_batch_images", "Images in a batch.", buckets=(1, 2, 4, 8, 16, 32, 64, 128))
+BATCH_IMAGES = Histogram(
+    "polyhead_batch_images",
+    "Images in a batch, with those whose embedding is known.",
+    buckets=(1, 2, 4, 8, 16, 32, 64, 128),
+)
 STAGE_SECONDS = Histogram(
     "polyhead_stage_seconds",
     "Seconds in a stage of a prediction: decode and total of a request, queue of a job, "
     "backbone and heads of a batch.",
     ("stage",),
     buckets=SECONDS,
+)
+EMBEDDING_CACHE = Counter(
+    "polyhead_embedding_cache", "Look-ups of images whose embedding may be known, by outcome.", ("outcome",)
+)
+EMBEDDING_CACHE_BYTES = Gauge(
+    "polyhead_embedding_cache_bytes",
+    "Bytes of the embeddings that HTTP processes keep.",
+    multiprocess_mode="livesum",
 )
 HEAD_CACHE = Counter("polyhead_head_cache", "Look-ups of heads in the worker, by outcome.", ("outcome",))
 HEAD_CACHE_BYTES = Gauge(

@@ -105,6 +105,13 @@ class Settings(BaseSettings):
     head_cache_bytes: Bytes = Field(
         2 * 2**30, description="Bytes of them; beyond it the least used make room."
     )
+    embedding_cache_bytes: Annotated[int, Field(ge=0)] = Field(
+        0,
+        description=(
+            "Bytes of embeddings of images sent before that each HTTP process keeps, by their digest; beyond "
+            "it the least used make room. 0: none are kept."
+        ),
+    )
     resolve_cache_s: Annotated[float, Field(ge=0, le=60)] = Field(
         1.0, description="Seconds for which a resolved alias may be stale."
     )

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -10,6 +10,8 @@ from models.arrays import FloatArray, UInt8Array
 from models.errors import PolyheadError
 from models.head import Kind
 from models.identity import AS_IT_IS, EMBEDDING
+
+Rows = TypeVar("Rows", UInt8Array, FloatArray)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,7 @@ class Job:
     embeddings: bool  # whether the answer carries them
     queued_at: float
     deadline: float  # after which nobody waits for the answer
+    known: bytes = b""  # float32, (N, D): embeddings in the place of pixels; the shape is theirs
 
     @property
     def images(self) -> int:
@@ -45,7 +48,7 @@ class Job:
 class Answer:
     """What became of the images of one request."""
 
-    embeddings: FloatArray | None  # (N, D), where they were asked for
+    embeddings: FloatArray | None  # (N, D), where they were asked for and weren't known
     outputs: tuple[
         FloatArray | PolyheadError, ...
     ]  # one a head, in order: (N, C) probabilities | (N, 1) value
@@ -59,20 +62,26 @@ def split(
     size: int,
     queued_at: float,
     deadline: float,
+    known: FloatArray | None = None,
 ) -> list[Job]:
-    """Cut the images of a request, (N, H, W, C), into jobs of at most `size`."""
-    chunks = [pixels[start : start + size] for start in range(0, len(pixels), size)]
-    return [
-        Job(
-            pixels=chunk.tobytes(),
-            shape=chunk.shape,
-            heads=heads,
-            embeddings=embeddings,
-            queued_at=queued_at,
-            deadline=deadline,
-        )
-        for chunk in chunks
-    ]
+    """Cut the images of a request, (N, H, W, C), and the known embeddings of others, (K, D), into jobs.
+
+    Args: size: images of a job, at most.
+    """
+
+    def job(rows: UInt8Array | FloatArray, **said: Any) -> Job:
+        return Job(shape=rows.shape, heads=heads, queued_at=queued_at, deadline=deadline, **said)
+
+    jobs = [job(rows, pixels=rows.tobytes(), embeddings=embeddings) for rows in _chunks(pixels, size)]
+    if known is not None:
+        jobs += [
+            job(rows, pixels=b"", known=rows.tobytes(), embeddings=False) for rows in _chunks(known, size)
+        ]
+    return jobs
+
+
+def _chunks(rows: Rows, size: int) -> list[Rows]:
+    return [rows[start : start + size] for start in range(0, len(rows), size)]
 
 
 def joined(answers: Sequence[Answer | PolyheadError]) -> Answer:
@@ -114,6 +123,10 @@ class Head(Protocol):
 class Heads(Protocol):
     def begin(self, refs: Sequence[HeadRef]) -> None:
         """Start to load what isn't held, beside other work; learn what is pinned, and what no longer is."""
+        ...
+
+    def is_late(self, ref: HeadRef) -> bool:
+        """Whether it is on its way for longer than others should wait."""
         ...
 
     def get(self, ref: HeadRef) -> Head:

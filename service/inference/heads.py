@@ -6,6 +6,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
+from concurrent.futures import wait as wait_for
 from dataclasses import dataclass
 
 import structlog
@@ -15,6 +16,8 @@ from models.identity import EMBEDDING, PIXELS, POOLED
 from service.errors import StillLoading
 from service.inference.batching import Head, HeadRef
 from service.metrics import HEAD_CACHE, HEAD_CACHE_BYTES, HEAD_CACHE_EVICTIONS
+
+GRACE_S = 0.01  # of a load: an evicted head is back in 1 ms of CPU, mostly while the backbone runs
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -76,6 +79,15 @@ class HeadCache:
         HEAD_CACHE.labels("miss").inc(len(missing))
         for ref in missing:
             self._begin(ref)
+
+    def is_late(self, ref: HeadRef) -> bool:
+        """Whether a head is on its way for longer than others should wait, and not given up yet."""
+        load = self._loading.get(ref.digest)
+        if load is None:
+            return False
+        age_s = time.monotonic() - load.begun
+        wait_for([load.head], timeout=max(0.0, GRACE_S - age_s))
+        return not load.head.done() and age_s < self._patience_s
 
     def get(self, ref: HeadRef) -> Head:
         """The head, from memory or from the store.

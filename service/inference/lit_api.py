@@ -5,7 +5,7 @@ import pickle
 import signal
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from queue import Empty
 from typing import Any
@@ -15,18 +15,18 @@ from litserve import LitAPI
 from litserve.loops.base import LitLoop
 from litserve.utils import LitAPIStatus, LoopResponseType
 
-from models.errors import PolyheadError
 from models.identity import BackboneIdentity
-from service.inference.batching import Answer, Job
+from service.inference.batching import Job
 from service.inference.board import Board
 from service.inference.heads import HeadCache
-from service.inference.running import Trunk, run_batch
+from service.inference.running import Outcome, Trunk, run_batch
 from service.metrics import EXPIRED_JOBS
 from service.process import die_with, take_name
 from service.settings import Settings
 from service.telemetry import configure_logging
 
 PATH = "/inference"  # names the queue; no route has it
+LATE_S = 0.005  # between looks for a head that is late, where nothing else is to be done
 IDLE_S = 0.5  # the longest wait for a first job; also the longest that a killed worker's wait outlives it
 REMEMBERED = 10_000  # uids of jobs, to skip those that were queued twice
 
@@ -85,7 +85,7 @@ class InferenceAPI(LitAPI):  # type: ignore[misc]  # litserve has no types
         """Only inspected by LitServe, for a route that is never served."""
         return request
 
-    def predict(self, jobs: Sequence[Job]) -> list[Answer | PolyheadError]:
+    def predict(self, jobs: Sequence[Job]) -> list[Outcome]:
         return run_batch(jobs, self.trunk, self.heads)
 
 
@@ -104,6 +104,7 @@ class BatchLoop(LitLoop):  # type: ignore[misc]  # litserve has no types
     def __init__(self) -> None:
         super().__init__()
         self._held: Ticket | None = None  # taken from the queue, too large for the last batch
+        self._late: list[Ticket] = []  # whose heads are on their way
         self._seen: dict[str, None] = {}  # uids, oldest first: jobs queued twice are answered once
 
     def run(  # noqa: PLR0917
@@ -124,6 +125,9 @@ class BatchLoop(LitLoop):  # type: ignore[misc]  # litserve has no types
                 return
             answers = lit_api.predict([ticket.job for ticket in tickets])
             for ticket, answer in zip(tickets, answers, strict=True):
+                if isinstance(answer, Job):
+                    self._late.append(replace(ticket, job=answer))
+                    continue
                 # As bytes, so that the manager passes them on without unpickling arrays.
                 self.put_response(
                     transport,
@@ -143,9 +147,9 @@ class BatchLoop(LitLoop):  # type: ignore[misc]  # litserve has no types
         request_queue: Any,
         transport: Any,  # noqa: ARG002  # LitServe's signature
     ) -> tuple[list[Ticket], list[Any]]:
-        batch: list[Ticket] = []
-        images = 0
-        closes = time.monotonic() + IDLE_S
+        batch = self._no_longer_late(lit_api)
+        images = sum(ticket.job.images for ticket in batch)
+        closes = time.monotonic() + (0.0 if batch else LATE_S if self._late else IDLE_S)
         while images < lit_api.max_batch_size:
             ticket = self._held or self._take(request_queue, closes - time.monotonic())
             self._held = None
@@ -159,6 +163,19 @@ class BatchLoop(LitLoop):  # type: ignore[misc]  # litserve has no types
             batch.append(ticket)
             images += ticket.job.images
         return batch, []
+
+    def _no_longer_late(self, lit_api: InferenceAPI) -> list[Ticket]:
+        """Those whose heads have come, or won't be waited for any longer."""
+        late, self._late = self._late, []
+        batch: list[Ticket] = []
+        for ticket in late:
+            if ticket.job.deadline <= time.monotonic():
+                EXPIRED_JOBS.inc()
+            elif any(lit_api.heads.is_late(ref) for ref in ticket.job.heads):
+                self._late.append(ticket)
+            else:
+                batch.append(ticket)
+        return batch
 
     def _take(self, request_queue: Any, wait_s: float) -> Ticket | None:
         """The next job that somebody still waits for; None: none came in time."""

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import structlog
@@ -31,15 +31,21 @@ class Trunk:
     outputs: frozenset[str]  # that it has: the embedding and the stages
 
 
-def run_batch(jobs: Sequence[Job], trunk: Trunk, heads: Heads) -> list[Answer | PolyheadError]:
+Outcome = Answer | PolyheadError | Job
+"""Of a job. A job: its head is late, and so much of it is left to be asked in a later batch."""
+
+
+def run_batch(jobs: Sequence[Job], trunk: Trunk, heads: Heads) -> list[Outcome]:
     """Put the images of all jobs through the backbone once, and each distinct head once over its rows.
 
-    Args:    jobs: of any tasks. Images of another shape than the backbone's are for networks that tasks own.
+    Args:    jobs: of any tasks. Images of another shape than the backbone's are for networks that tasks own;
+             known embeddings pass the backbone by, and are for heads that take nothing else of it.
     Returns: one answer a job, in order. A head that fails is an error in the answers that asked for it; a
              backbone that fails is the answer of every job that needs it. Nothing is raised for them: the
-             worker goes on.
+             worker goes on. A job whose head is late comes back with its embeddings in the place of pixels:
+             it is to be asked again, and the others don't wait for it.
     """
-    made: list[Answer | PolyheadError] = [Answer(None, ()) for _ in jobs]  # of probes
+    made: list[Outcome] = [Answer(None, ()) for _ in jobs]  # of probes
     shapes: dict[tuple[int, ...], list[int]] = {}
     for index, job in enumerate(jobs):
         if job.images:
@@ -65,14 +71,21 @@ class _Group:
         self._jobs = jobs
         self._trunk = trunk
         self._heads = heads
-        self._pixels = [np.frombuffer(job.pixels, np.uint8).reshape(job.shape) for job in jobs]
+        self._are_known = bool(jobs[0].known)  # embeddings have a shape of their own, so all or none
+        self._pixels = [
+            np.frombuffer(job.pixels, np.uint8).reshape(job.shape) for job in jobs if not self._are_known
+        ]
         self._embeddings: dict[int, FloatArray] = {}  # by job, as the next two
         self._failed: dict[int, PolyheadError] = {}
         self._outputs: dict[tuple[HeadRef, int], list[FloatArray]] = {}  # answers; of several views, logits
         self._kinds: dict[HeadRef, Kind | None] = {}
         self._errors: dict[HeadRef, PolyheadError] = {}
+        self._late: dict[int, Job] = {}  # by job: what is left of it
 
-    def answers(self) -> list[Answer | PolyheadError]:
+    def answers(self) -> list[Outcome]:
+        if self._are_known:
+            self._branch_off_known()
+            return [self._answer(index) for index in range(len(self._jobs))]
         for parts in self._passes():
             self._pass(parts)
         started = time.monotonic()
@@ -139,6 +152,14 @@ class _Group:
         BACKBONE_IMAGES.inc(len(pixels))
         return features
 
+    def _branch_off_known(self) -> None:
+        """The jobs brought their embeddings: only the heads are left to do."""
+        started = time.monotonic()
+        rows = [np.frombuffer(job.known, np.float32).reshape(job.shape) for job in self._jobs]  # each (N, D)
+        parts = [(index, AS_IT_IS) for index in range(len(self._jobs))]
+        self._branch_off(parts, {EMBEDDING: np.concatenate(rows)})
+        STAGE_SECONDS.labels("heads").observe(time.monotonic() - started)
+
     def _branch_off(self, parts: Sequence[Part], features: Features) -> None:
         ends = np.cumsum([self._jobs[index].images for index, _ in parts]).tolist()
         rows = {
@@ -147,6 +168,10 @@ class _Group:
         wanted: dict[HeadRef, list[Part]] = {}
         for index, view in parts:
             job = self._jobs[index]
+            if self._is_late(job):
+                given = features[EMBEDDING][rows[index, view]]  # (N, D)
+                self._late[index] = replace(job, pixels=b"", shape=given.shape, known=given.tobytes())
+                continue
             if job.embeddings and view == AS_IT_IS:
                 self._embeddings[index] = features[EMBEDDING][rows[index, view]]
             for ref in dict.fromkeys(job.heads):
@@ -157,6 +182,11 @@ class _Group:
             if len(its) < len(parts):
                 given = np.concatenate([given[rows[part]] for part in its])
             self._run_head(ref, its, given)
+
+    def _is_late(self, job: Job) -> bool:
+        """Whether to go on without it. Where more than embeddings would have to be kept, it is waited for."""
+        plain = all(ref.output == EMBEDDING and _is_plain(ref) for ref in job.heads)
+        return plain and any(self._heads.is_late(ref) for ref in job.heads)
 
     def _run_networks(self) -> None:
         """Those that tasks own, on the images; their files hold the flips that they average over."""
@@ -192,7 +222,9 @@ class _Group:
             self._outputs.setdefault((ref, index), []).append(outputs[start:end])
             start = end
 
-    def _answer(self, index: int) -> Answer | PolyheadError:
+    def _answer(self, index: int) -> Outcome:
+        if index in self._late:
+            return self._late[index]
         if index in self._failed:
             return self._failed[index]
         job = self._jobs[index]

@@ -21,9 +21,9 @@ from service.errors import (
 )
 from service.schemas.bodies import EMBED
 from service.schemas.embeddings import CreateEmbeddings, Embedding, Embeddings, EncodingFormat
-from service.web.dependencies import PartsDep
+from service.web.dependencies import PartsDep, TenantDep
 from service.web.images import read_images
-from service.web.predicting import backbone_size, decode
+from service.web.predicting import ask, backbone_size, decode
 from service.web.problems import EveryItemFailed, responses
 
 router = APIRouter(prefix="/v1/embeddings", tags=["embeddings"])
@@ -41,6 +41,7 @@ router = APIRouter(prefix="/v1/embeddings", tags=["embeddings"])
 async def create(
     request: Request,
     parts: PartsDep,
+    tenant: TenantDep,
     encoding_format: Annotated[EncodingFormat, Query(description="Of a form or bare bytes.")] = "float",
     normalize: Annotated[bool, Query(description="Of a form or bare bytes.")] = False,  # noqa: FBT002
 ) -> Embeddings:
@@ -49,10 +50,10 @@ async def create(
     if read.options is not None:
         _check(read.options, parts.identity)
         encoding_format, normalize = read.options.encoding_format, read.options.normalize
-    images = await decode(parts, read)
+    images = await decode(parts, read, known_to=tenant)
     if images.errors:
         raise EveryItemFailed([(read.pointer(index), error) for index, error in images.errors.items()])
-    answer = await parts.engine.submit(images.by_size[backbone_size(parts)], embeddings=True)
+    answer = await ask(parts, images, backbone_size(parts), embeddings=True)
     assert answer.embeddings is not None
     vectors = _normalized(answer.embeddings) if normalize else answer.embeddings
     data = [

@@ -26,7 +26,7 @@ from service.store.records import Resolved
 from service.web.dependencies import PartsDep, TenantDep
 from service.web.fanout import fan_out, read_fan_out, status_of
 from service.web.images import read_images
-from service.web.predicting import Shape, decode, head_of, predictions, size_for
+from service.web.predicting import Shape, ask, decode, head_of, known_to, predictions, size_for
 from service.web.problems import responses
 from service.web.resolver import Target
 
@@ -76,8 +76,9 @@ async def predict(
         raise InvalidField("name a version or an alias, not both")
     resolved = await parts.resolver.resolve(tenant, Target.of(task, alias=alias, version=version))
     size = size_for(parts, resolved)
-    images = await decode(parts, await read_images(request, parts.settings, PredictBody), [size])
-    answer = await parts.engine.submit(images.by_size[size], [head_of(resolved)])
+    read = await read_images(request, parts.settings, PredictBody)
+    images = await decode(parts, read, [size], known_to=known_to(tenant, [resolved]))
+    answer = await ask(parts, images, size, [head_of(resolved)])
     (outputs,) = answer.outputs
     if isinstance(outputs, PolyheadError):
         raise outputs
@@ -112,8 +113,9 @@ async def predict_many(
     """Ask many tasks about the same images: each image passes the backbone once. A bad task fails alone."""
     tasks, read = await read_fan_out(request, parts.settings)
     resolved = await parts.resolver.resolve_all(tenant, [Target.parse(task) for task in tasks])
-    sizes = [size_for(parts, version) for version in resolved if isinstance(version, Resolved)]
-    images = await decode(parts, read, sizes)
+    versions = [version for version in resolved if isinstance(version, Resolved)]
+    sizes = [size_for(parts, version) for version in versions]
+    images = await decode(parts, read, sizes, known_to=known_to(tenant, versions))
     results = await fan_out(parts, tasks, resolved, images, Shape(top_k, threshold))
     response.status_code = status_of(results, images)
     return FanOutPredictions(id=new_id(), results=results)

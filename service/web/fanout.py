@@ -15,7 +15,7 @@ from service.store.records import Resolved
 from service.web.bodies import is_json, media_type
 from service.web.images import ImageRequest, read_images
 from service.web.parts import Parts
-from service.web.predicting import Decoded, Shape, head_of, predictions, size_for
+from service.web.predicting import Decoded, Shape, ask, head_of, predictions, size_for
 from service.web.problems import EveryItemFailed
 
 
@@ -82,7 +82,7 @@ async def _outputs(
         async with asyncio.timeout(deadline_s):
             for size, its in by_size.items():
                 heads = [head_of(version) for _, version in its]
-                answer = await parts.engine.submit(images.by_size[size], heads)
+                answer = await ask(parts, images, size, heads)
                 outputs |= {index: output for (index, _), output in zip(its, answer.outputs, strict=True)}
     except TimeoutError:
         raise DeadlineExceeded(seconds=deadline_s) from None

@@ -14,6 +14,7 @@ from service.settings import Settings
 from service.store import Store
 from service.store.tokens import read_peppers
 from service.web.decoding import Decoder
+from service.web.embedding_cache import EmbeddingCache
 from service.web.keyring import Keyring
 from service.web.reach import Reach
 from service.web.resolver import Resolver
@@ -29,6 +30,7 @@ class Parts:
     tails: Tails  # that it offers
     runtime: str  # what runs the backbone: "openvino" or "torch"
     decoder: Decoder
+    embedding_cache: EmbeddingCache | None  # None: it is off
     resolver: Resolver
     reach: Reach
     keyring: Keyring | None  # None: keys are off
@@ -62,6 +64,11 @@ class Parts:
                 threads=settings.decode_threads,
                 max_pixels=settings.max_image_pixels,
                 max_pending=settings.max_queued_images,
+            ),
+            embedding_cache=(
+                EmbeddingCache(most_bytes=settings.embedding_cache_bytes)
+                if settings.embedding_cache_bytes
+                else None
             ),
             resolver=Resolver(store, identity.digest, fresh_s=settings.resolve_cache_s),
             reach=Reach(store),

@@ -28,8 +28,13 @@ class Objects:
         return found
 
     def settings(self) -> dict[str, str]:
-        (found,) = [each for name, each in self._by_name.items() if name.startswith("ConfigMap/")]
-        data: dict[str, str] = found["data"]
+        maps = [each["data"] for name, each in self._by_name.items() if name.startswith("ConfigMap/")]
+        data: dict[str, str]
+        (data,) = [each for each in maps if "POLYHEAD_PORT" in each]
+        return data
+
+    def dashboard(self) -> dict[str, str]:
+        data: dict[str, str] = self._by_name["ConfigMap/polyhead-dashboard"]["data"]
         return data
 
     def rules(self) -> list[Object]:
@@ -57,6 +62,17 @@ def put(where: Callable[[Objects], Object | list[Any]], key: Any, value: object)
 def take(where: Callable[[Objects], Object | list[Any]], key: Any) -> Callable[[Objects], None]:
     def plant(objects: Objects) -> None:
         del where(objects)[key]
+
+    return plant
+
+
+def reworded(old: str, new: str) -> Callable[[Objects], None]:
+    """In the dashboard's JSON."""
+
+    def plant(objects: Objects) -> None:
+        data = objects.dashboard()
+        assert old in data["polyhead.json"]
+        data["polyhead.json"] = data["polyhead.json"].replace(old, new)
 
     return plant
 
@@ -214,6 +230,24 @@ MISTAKES = {
     "an alert without a runbook": Mistake(
         take(lambda all_: all_.alert("PolyheadOverloaded")["annotations"], "runbook"),
         "PolyheadOverloaded names no runbook",
+    ),
+    "a panel of a metric that isn't there": Mistake(
+        reworded("polyhead_rejections_total", "polyhead_refusals_total"),
+        "many images wait: there is no metric polyhead_refusals_total",
+    ),
+    "a panel that selects by a label that isn't there": Mistake(
+        reworded('outcome=\\"hit\\"', 'result=\\"hit\\"'),
+        "polyhead_embedding_cache_total has no label result",
+    ),
+    "a panel that groups by a label that isn't there": Mistake(
+        reworded("by (kind, state)", "by (kind, status)"), "polyhead_trainer_runs_total has no label status"
+    ),
+    "a metric that no panel shows": Mistake(
+        reworded("polyhead_resubmitted_jobs_total", "polyhead_expired_jobs_total"),
+        "no panel shows polyhead_resubmitted_jobs",
+    ),
+    "a dashboard that is no JSON": Mistake(
+        reworded('"title": "Polyhead",', '"title": "Polyhead"'), "no JSON"
     ),
 }  # fmt: skip
 

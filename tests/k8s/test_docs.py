@@ -24,5 +24,6 @@ def test_an_overlay_of_one_s_own_renders(tmp_path):
     (deployment,) = [each for each in objects if each["kind"] == "Deployment"]
     (container,) = deployment["spec"]["template"]["spec"]["containers"]
     assert container["image"] == "registry.example.com/polyhead:0.1.0"
-    settings = [each["data"] for each in objects if each["kind"] == "ConfigMap"]
-    assert [each["POLYHEAD_LOG_LEVEL"] for each in settings] == ["warning"]
+    maps = [each["data"] for each in objects if each["kind"] == "ConfigMap"]
+    assert [each["POLYHEAD_LOG_LEVEL"] for each in maps if "POLYHEAD_PORT" in each] == ["warning"]
+    assert [list(each) for each in maps if "POLYHEAD_PORT" not in each] == [["polyhead.json"]]

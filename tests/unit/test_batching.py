@@ -56,9 +56,13 @@ class Shelf:
     def __init__(self) -> None:
         self.held: dict[HeadRef, Head] = {RED: Channel(0), GREEN: Channel(1), BROKEN: Broken(0)}
         self.begun: list[HeadRef] = []
+        self.late: set[HeadRef] = set()
 
     def begin(self, refs: list[HeadRef]) -> None:
         self.begun += refs
+
+    def is_late(self, ref: HeadRef) -> bool:
+        return ref in self.late
 
     def get(self, ref: HeadRef) -> Head:
         if ref not in self.held:
@@ -143,6 +147,33 @@ def test_a_head_that_fails_is_an_error_in_the_answers_that_asked_for_it_alone():
     assert isinstance(second.outputs[1], InvalidHead)
 
 
+def test_a_job_whose_head_is_late_comes_back_without_pixels_and_nobody_waits_for_it():
+    """Asked again when the head is here, it needs no second pass, and answers as if it had not been late."""
+    passes: list[int] = []
+
+    def embed(pixels: UInt8Array) -> FloatArray:
+        passes.append(len(pixels))
+        return mean_colour(pixels)
+
+    shelf = Shelf()
+    shelf.late = {GREEN}
+    jobs = [job((1, 2, 3), heads=(RED, GREEN), embeddings=True), job((4, 5, 6), heads=(RED,))]
+    left, answered = run_batch(jobs, trunk(embed), shelf)
+    assert isinstance(answered, Answer)
+    assert answered.outputs[0].tolist() == [[4.0]]
+    assert isinstance(left, Job)
+    assert left.pixels == b""
+    (still,) = run_batch([left], trunk(embed), shelf)
+    assert still == left
+
+    shelf.late = set()
+    (answer,) = run_batch([left], trunk(embed), shelf)
+    assert isinstance(answer, Answer)
+    assert answer.embeddings.tolist() == [[1.0, 2.0, 3.0]]
+    assert [output.tolist() for output in answer.outputs] == [[[1.0]], [[2.0]]]
+    assert passes == [2]
+
+
 def test_a_backbone_that_fails_is_the_answer_of_every_job_and_nothing_is_raised():
     def embed(_pixels: UInt8Array) -> FloatArray:
         raise MemoryError("out of memory")
@@ -166,6 +197,47 @@ def test_a_probe_among_images_takes_no_row():
     assert first == Answer(None, ())
     assert isinstance(second, Answer)
     assert second.embeddings.tolist() == [[7.0, 8.0, 9.0]]
+
+
+def test_a_known_embedding_passes_the_backbone_by_and_meets_the_head_of_its_batch():
+    passes: list[int] = []
+
+    def embed(pixels: UInt8Array) -> FloatArray:
+        passes.append(len(pixels))
+        return mean_colour(pixels)
+
+    known = np.array([[7, 8, 9], [10, 11, 12]], np.float32)
+    jobs = [
+        *split(known[:0], (RED,), embeddings=False, size=8, queued_at=0.0, deadline=1e12, known=known),
+        job((1, 2, 3), heads=(RED, GREEN)),
+    ]
+    first, second = run_batch(jobs, trunk(embed), Shelf())
+    assert passes == [1]
+    assert isinstance(first, Answer)
+    assert isinstance(second, Answer)
+    assert first.embeddings is None
+    assert [output.tolist() for output in first.outputs] == [[[7.0], [10.0]]]
+    assert [output.tolist() for output in second.outputs] == [[[1.0]], [[2.0]]]
+
+
+def test_a_head_that_fails_on_a_known_embedding_is_an_error_in_its_answer_alone():
+    known = np.array([[7, 8, 9]], np.float32)
+    heads = (GONE, BROKEN, RED)
+    jobs = split(known[:0], heads, embeddings=False, size=8, queued_at=0.0, deadline=1e12, known=known)
+    (answer,) = run_batch(jobs, trunk(mean_colour), Shelf())
+    assert isinstance(answer, Answer)
+    assert [type(output) for output in answer.outputs[:2]] == [UnknownBlob, InvalidHead]
+    assert answer.outputs[2].tolist() == [[7.0]]
+
+
+def test_pixels_come_before_what_is_known_and_neither_job_is_larger_than_a_batch():
+    pixels = np.arange(5, dtype=np.uint8).reshape(-1, 1, 1, 1).repeat(3, axis=3)
+    known = np.arange(10, 20, dtype=np.float32).reshape(-1, 1).repeat(3, axis=1)
+    jobs = split(pixels, (RED,), embeddings=True, size=4, queued_at=0.0, deadline=1.0, known=known)
+    answer = joined(run_batch(jobs, trunk(mean_colour), Shelf()))
+    assert [each.images for each in jobs] == [4, 1, 4, 4, 2]
+    assert answer.outputs[0][:, 0].tolist() == [*range(5), *range(10, 20)]
+    assert answer.embeddings[:, 0].tolist() == list(range(5))
 
 
 @pytest.mark.parametrize(("images", "sizes"), [(1, [1]), (8, [8]), (20, [8, 8, 4])])

@@ -133,6 +133,24 @@ def test_a_store_that_does_not_answer_delays_a_batch_once_and_is_not_asked_twice
     assert shelf.reads == ["a"]
 
 
+def test_a_head_is_late_after_a_moment_and_until_it_is_given_up():
+    shelf = Shelf(a=b"A", b=b"B")
+    heads = HeadCache(shelf.fetch, Named, capacity=2, most_bytes=100, patience_s=0.3)
+    heads.begin([A])
+    assert not heads.is_late(A)  # it comes within the grace
+    assert not heads.is_late(B)  # nobody has asked for it
+    shelf.open.clear()
+    try:
+        heads.begin([B])
+        assert heads.is_late(B)
+        time.sleep(0.35)
+        assert not heads.is_late(B)
+        with pytest.raises(StillLoading):
+            heads.get(B)
+    finally:
+        shelf.open.set()
+
+
 def test_a_head_that_came_too_late_is_held_like_any_other_and_a_late_failure_is_forgotten():
     shelf = Shelf(a=b"A", b=b"B")
     shelf.open.clear()

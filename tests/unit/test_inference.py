@@ -1,16 +1,20 @@
 """The batching loop on a queue of this process: it blocks for the first job, then fills the batch."""
 
+import hashlib
 import queue
 import threading
 import time
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from models.identity import BackboneIdentity, Preprocessing
-from service.inference.batching import Job
+from service.inference.batching import HeadRef, Job
 from service.inference.board import Board
+from service.inference.heads import HeadCache
 from service.inference.lit_api import IDLE_S, BatchLoop, InferenceAPI
+from service.inference.running import Trunk
 from service.settings import Settings
 
 IDENTITY = BackboneIdentity(
@@ -130,3 +134,98 @@ def test_batch_sizes_at_their_bounds_are_taken(tmp_path, size):
     settings = Settings(max_batch_size=size)
     lit_api = InferenceAPI(settings, replace(IDENTITY, name="other"), tmp_path / "x.onnx", Board(1))
     assert lit_api.max_batch_size == size
+
+
+class Sent(list[str]):
+    """A transport that remembers whose answers went out."""
+
+    def send(self, item: tuple[str, object], consumer_id: int) -> None:
+        assert consumer_id == 0
+        self.append(item[0])
+
+
+class First:
+    """A head that answers the embedding's first number."""
+
+    kind = "regression"
+    size = 1
+
+    def run(self, embeddings: np.ndarray) -> np.ndarray:
+        return embeddings[:, :1]
+
+    logits = run
+
+
+class Worker:
+    """The loop of a worker whose store keeps one head back until `came`."""
+
+    def __init__(self, tmp_path, *, patience_s: float) -> None:
+        self.came = threading.Event()
+        self.passes: list[int] = []
+        self.jobs: queue.Queue[object] = queue.Queue()
+        self.sent = Sent()
+        self.loop, self.api = BatchLoop(), api(tmp_path, window_ms=0)
+        self.api.heads = HeadCache(
+            self._fetch, lambda *_: First(), capacity=9, most_bytes=99, patience_s=patience_s
+        )
+        self.api.trunk = Trunk(self._embed, frozenset({"embedding"}))
+
+    def _fetch(self, key: str) -> bytes:
+        if key == "cold":
+            self.came.wait(30)
+        return key.encode()
+
+    def _embed(self, pixels: np.ndarray, outputs: tuple[str, ...]) -> dict[str, np.ndarray]:
+        self.passes.append(len(pixels))
+        return {"embedding": pixels.mean(axis=(1, 2), dtype=np.float32)}
+
+    def ask(self, key: str, uid: str) -> None:
+        ref = HeadRef(hashlib.sha256(key.encode()).hexdigest(), key)
+        queue_, _, put_at, job = ticket(uid)
+        self.jobs.put((queue_, uid, put_at, replace(job, heads=(ref,))))
+
+    def turn(self, times: int = 1) -> list[str]:
+        for _ in range(times):
+            self.loop.run(self.api, "cpu", 0, self.jobs, self.sent, {}, None)
+        return list(self.sent)
+
+
+def test_a_cold_head_holds_up_none_but_its_own_job_which_needs_no_second_pass(tmp_path):
+    worker = Worker(tmp_path, patience_s=30)
+    for uid in ("cold", "warm"):
+        worker.ask(uid, uid)
+    assert worker.turn() == ["warm"]
+    worker.ask("warm", "next")
+    assert worker.turn() == ["warm", "next"]
+    worker.came.set()
+    end = time.monotonic() + 20
+    while "cold" not in worker.turn() and time.monotonic() < end:
+        pass
+    assert worker.sent == ["warm", "next", "cold"]
+    assert worker.passes == [2, 1]
+
+
+def test_a_head_that_never_comes_is_given_up_after_a_while(tmp_path):
+    worker = Worker(tmp_path, patience_s=0.2)
+    worker.ask("cold", "cold")
+    try:
+        assert worker.turn() == []
+        end = time.monotonic() + 20
+        while not worker.turn() and time.monotonic() < end:
+            pass
+        assert worker.sent == ["cold"]
+    finally:
+        worker.came.set()
+
+
+def test_a_late_job_whose_deadline_passes_is_dropped(tmp_path):
+    worker = Worker(tmp_path, patience_s=30)
+    worker.ask("cold", "cold")
+    try:
+        worker.turn()
+        (late,) = worker.loop._late
+        worker.loop._late = [replace(late, job=replace(late.job, deadline=time.monotonic()))]
+        assert worker.turn(2) == []
+        assert worker.loop._late == []
+    finally:
+        worker.came.set()

@@ -11,7 +11,7 @@ from litserve.utils import LitAPIStatus, LoopResponseType
 
 from models.errors import PolyheadError
 from service.engine import Inference, LitEngine
-from service.errors import DeadlineExceeded, WorkerFailed
+from service.errors import DeadlineExceeded, Overloaded, WorkerFailed
 from service.inference.batching import Answer
 from service.inference.board import Board
 from service.settings import Settings
@@ -146,3 +146,23 @@ def test_half_a_minute_without_progress_or_answers_is_death(inference, silent):
             return await engine.alive()
 
     assert asyncio.run(run()) is False
+
+
+def test_a_known_embedding_waits_in_the_queue_as_an_image_and_is_refused_as_one(prepared):
+    settings = Settings(request_deadline_s=0.2, max_queued_images=3)
+    inference = Inference(settings, prepared.identity, prepared.backbone_file, Board(1))
+    inference.start_manager()
+    known = np.zeros((2, 16), np.float32)
+
+    async def run() -> list[object]:
+        async with inference.engine(0) as engine:
+            first = asyncio.create_task(outcome(engine.submit(PIXELS, known=known)))
+            await queued(engine)
+            held = engine._images
+            refused = await outcome(engine.submit(PIXELS[:0], known=known[:1]))
+            return [held, refused, await first]
+
+    try:
+        assert asyncio.run(run()) == [3, Overloaded, DeadlineExceeded]
+    finally:
+        inference.close()

@@ -10,11 +10,12 @@ import anyio.to_thread
 from starlette.testclient import TestClient
 
 from models.arrays import FloatArray, UInt8Array
+from models.errors import PolyheadError
 from models.identity import BackboneIdentity
 from models.prepare import PreparedBackbone
 from models.runtime import HeadSession, Runtime
 from service.app import create_app
-from service.inference.batching import Answer, HeadRef, joined, split
+from service.inference.batching import Answer, HeadRef, Job, joined, split
 from service.inference.heads import HeadCache
 from service.inference.running import Trunk, run_batch
 from service.settings import Settings
@@ -59,16 +60,24 @@ class LocalEngine:
         return self.is_alive
 
     async def submit(
-        self, pixels: UInt8Array, heads: Sequence[HeadRef] = (), *, embeddings: bool = False
+        self,
+        pixels: UInt8Array,
+        heads: Sequence[HeadRef] = (),
+        *,
+        embeddings: bool = False,
+        known: FloatArray | None = None,
     ) -> Answer:
         if self.fails_with is not None:
             raise self.fails_with
-        jobs = split(pixels, tuple(heads), embeddings=embeddings, size=8, queued_at=0, deadline=1e12)
-        return joined(
-            await anyio.to_thread.run_sync(
-                run_batch, jobs, Trunk(self._run, self._identity.outputs), self._heads
-            )
+        jobs = split(
+            pixels, tuple(heads), embeddings=embeddings, size=8, queued_at=0, deadline=1e12, known=known
         )
+        return joined(await anyio.to_thread.run_sync(self._answers, jobs))
+
+    def _answers(self, jobs: Sequence[Job]) -> list[Answer | PolyheadError]:
+        """As the worker's loop: a job whose head is late is asked again."""
+        outcomes = run_batch(jobs, Trunk(self._run, self._identity.outputs), self._heads)
+        return [self._answers([each])[0] if isinstance(each, Job) else each for each in outcomes]
 
     def _run(self, pixels: UInt8Array, outputs: tuple[str, ...]) -> dict[str, FloatArray]:
         self.asked.append(outputs)
