@@ -42,12 +42,10 @@ def calibrated(kind: Kind, targets: Targets, scores: NDArray[Any]) -> NDArray[An
     Args:    targets: as in Dataset; scores: (m, C) probabilities, or (m, 1) values, which stay as they are.
     Returns: (m, C) float64, each row in the same order.
     """
+    if kind == "regression":
+        return scores
     bounded = np.clip(scores.astype(np.float64), CERTAIN, 1 - CERTAIN)
-    match kind:
-        case "regression":
-            return scores
-        case "multiclass":
-            logits = np.log(bounded)
-        case "multilabel":
-            logits = np.log(bounded) - np.log1p(-bounded)
+    logits: Any = np.log(bounded)
+    if kind == "multilabel":
+        logits -= np.log1p(-bounded)
     return answers(kind, logits * sharpness(kind, targets, logits))
