@@ -111,7 +111,7 @@ TREE = {
     "docs/offline-lab.md": "a tiny network learns new figures: the taught transfer and its exercises",
     "bench/": "make bench: Polyhead against the machine's limit and a plain LitServe app, side by side",
     "docs/benchmarks/": "what it measured, on what, and what profiling found",
-    "k8s/": "kustomize: base, overlays embedded, scale-out and gpu, alerts; and their check",
+    "k8s/": "kustomize: base, overlays embedded, scale-out and gpu, alerts, dashboard; and their check",
     "Dockerfile": "the image, for CPUs and for CUDA",
     "docs/kubernetes.md": "from an empty cluster to a prediction, and on",
     "docs/runbooks.md": "what to do at each alert",
