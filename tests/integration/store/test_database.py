@@ -9,7 +9,8 @@ from service.store import Store
 from service.store.database import Database, database_clock
 from service.store.records import Task
 from service.store.tables import classes, tasks
-from tests.integration.store.values import BACKBONE, TENANT, new_example, sqlite_only
+from tests.integration.store.values import BACKBONE, TENANT, new_example
+from tests.stores import on_one_machine
 
 
 def test_the_clock_is_the_time_and_goes_on_inside_a_transaction(store: Store) -> None:
@@ -76,7 +77,7 @@ def test_a_number_that_no_column_holds_is_an_invalid_field(store: Store, task: T
         store.examples.add(task, [new_example("1", "cat", size=2**80)], backbone_digest=BACKBONE, now=1.0)
 
 
-@sqlite_only
+@on_one_machine
 def test_an_acknowledged_write_is_flushed(store: Store) -> None:
     """In WAL mode anything below FULL may lose the last commits with the power."""
     with store.database.read() as connection:
@@ -85,7 +86,7 @@ def test_an_acknowledged_write_is_flushed(store: Store) -> None:
         assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
 
 
-@sqlite_only
+@on_one_machine
 def test_a_full_disk_is_said_and_changes_nothing(store: Store, task: Task) -> None:
     """SQLite refuses a page beyond the largest, with the same error as for a full disk."""
     store.examples.add(task, [new_example("before", "cat")], backbone_digest=BACKBONE, now=1.0)
@@ -108,10 +109,14 @@ def test_a_full_disk_is_said_and_changes_nothing(store: Store, task: Task) -> No
     assert store.tasks.get(TENANT, task.name).classes == ("cat",)
 
 
-@sqlite_only
-def test_a_database_out_of_reach_is_unavailable(tmp_path) -> None:
+@pytest.mark.parametrize(
+    "url",
+    ["sqlite:///{}/folder.db", "postgresql+psycopg://nobody@127.0.0.1:9/none"],
+    ids=["sqlite", "postgresql"],
+)
+def test_a_database_out_of_reach_is_unavailable(tmp_path, url: str) -> None:
     (tmp_path / "folder.db").mkdir()
-    database = Database(f"sqlite:///{tmp_path}/folder.db")
+    database = Database(url.format(tmp_path))
     with pytest.raises(StoreUnavailable):
         database.ping()
     database.close()
