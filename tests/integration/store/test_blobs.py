@@ -218,6 +218,16 @@ def test_a_ping_answers(blobs: Blobs) -> None:
 
 
 @on_a_cluster
+def test_a_bucket_that_is_not_there_is_unavailable(pair: Pair) -> None:
+    """The operator's mistake, never the user's: the server calls both not found."""
+    blobs = Blobs("s3://no-such-bucket/prefix")
+    put, swept = (lambda: blobs.put_new(KEY, b"x")), (lambda: blobs.delete_prefix("tasks/"))
+    for attempt in (blobs.ping, put, lambda: blobs.get(KEY), swept):
+        with pytest.raises(StoreUnavailable):
+            attempt()
+
+
+@on_a_cluster
 def test_a_wrong_key_to_the_bucket_is_unavailable(
     blob_url: str, pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
