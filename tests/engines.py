@@ -111,7 +111,8 @@ def s3(folder: Path) -> Iterator[str]:
     with log.open("wb") as output:
         server = subprocess.Popen(
             [weed, "mini", *(f"-{name}={value}" for name, value in options.items())],
-            cwd=folder, stdout=output, stderr=output,
+            cwd=folder, env=os.environ | {"TMPDIR": str(folder)},  # its sockets lie there
+            stdout=output, stderr=output,
         )  # fmt: skip
     endpoint = f"http://127.0.0.1:{ports[0]}"
     probe = S3Store(
