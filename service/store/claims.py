@@ -13,6 +13,7 @@ from sqlalchemy.engine import Connection
 
 from service.errors import LostLease
 from service.store.database import Database, database_clock, insert
+from service.store.notices import RUNS, notify
 from service.store.publishing import publish_version, reserve_number
 from service.store.records import UNSET, ImportItem, NewVersion, Run, RunState, Unset
 from service.store.run_rows import append_event, append_state, read_run
@@ -85,6 +86,7 @@ class Claims:
                 _end(connection, run_id, "cancelled")
             else:
                 append_state(connection, run_id)
+                notify(connection, RUNS)
             return read_run(connection, run_id)
 
     def reserve_version(self, run_id: str, attempt: int) -> int:

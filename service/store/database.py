@@ -1,6 +1,6 @@
 """One database, SQLite or PostgreSQL: its transactions, its clock, its upserts and what its failures mean.
 
-All that differs between the two stands in this module.
+All that differs between the two stands in this module, and in `notices`.
 """
 
 import json

@@ -10,6 +10,7 @@ from service.errors import RunActive, RunEnded, UnknownRun, UnknownTask
 from service.store.claims import Claims
 from service.store.database import Database, database_clock
 from service.store.ids import new_id
+from service.store.notices import RUNS, notify
 from service.store.paging import id_after, number_after, page_of
 from service.store.quotas import UNLIMITED, Quotas
 from service.store.records import ACTIVE_STATES, ImportItem, NewRun, Page, Run, RunEvent
@@ -36,6 +37,7 @@ class Runs(Claims):
             active_id = connection.execute(active).scalar_one_or_none()
             if active_id is not None:
                 raise RunActive(active_id)
+            notify(connection, RUNS)
             return _insert(connection, tenant, run, now, state="queued")
 
     def create_reused(
