@@ -1,3 +1,4 @@
+import socket
 import threading
 import time
 
@@ -10,7 +11,7 @@ from service.store.database import Database, database_clock
 from service.store.records import Task
 from service.store.tables import classes, tasks
 from tests.integration.store.values import BACKBONE, TENANT, new_example
-from tests.stores import on_one_machine
+from tests.stores import on_a_cluster, on_one_machine
 
 
 def test_the_clock_is_the_time_and_goes_on_inside_a_transaction(store: Store) -> None:
@@ -75,6 +76,43 @@ def test_text_that_no_database_holds_is_an_invalid_field(store: Store, text: str
 def test_a_number_that_no_column_holds_is_an_invalid_field(store: Store, task: Task) -> None:
     with pytest.raises(InvalidField):
         store.examples.add(task, [new_example("1", "cat", size=2**80)], backbone_digest=BACKBONE, now=1.0)
+
+
+@on_a_cluster
+def test_a_connection_that_the_server_ends_is_unavailable_and_the_next_is_new(
+    store: Store, task: Task
+) -> None:
+    """As when PostgreSQL restarts: what was being written is undone."""
+
+    def write_and_be_cut() -> None:
+        with store.database.write() as connection:
+            connection.execute(sa.update(tasks).values(revision=99))
+            own = connection.execute(sa.text("SELECT pg_backend_pid()")).scalar_one()
+            with store.database.write() as other:
+                other.execute(sa.select(sa.func.pg_terminate_backend(own)))
+            connection.execute(sa.update(tasks).values(revision=100))
+
+    with pytest.raises(StoreUnavailable):
+        write_and_be_cut()
+    assert store.tasks.get(TENANT, task.name) == task
+
+
+def test_a_server_that_takes_connections_and_says_nothing_is_given_up_on() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        database = Database(f"postgresql+psycopg://nobody@127.0.0.1:{silent.getsockname()[1]}/none")
+        began = time.monotonic()
+        with pytest.raises(StoreUnavailable):
+            database.ping()
+        assert time.monotonic() - began < 60
+        database.close()
+
+
+def test_what_the_url_says_of_patience_counts() -> None:
+    database = Database("postgresql+psycopg://nobody@127.0.0.1:9/none?connect_timeout=7&sslmode=disable")
+    query = dict(database.engine.url.query)
+    assert (query["connect_timeout"], query["sslmode"]) == ("7", "disable")
+    assert int(query["tcp_user_timeout"]) > 0
+    database.close()
 
 
 @on_one_machine
