@@ -14,7 +14,7 @@ from service.store.notices import RUNS, notify
 from service.store.paging import id_after, number_after, page_of
 from service.store.quotas import UNLIMITED, Quotas
 from service.store.records import ACTIVE_STATES, ImportItem, NewRun, Page, Run, RunEvent
-from service.store.run_rows import append_state, read_run, run_of, select_runs
+from service.store.run_rows import append_state, lock_task_of, read_run, run_of, select_runs
 from service.store.tables import import_items, run_events, runs, tasks
 
 
@@ -84,6 +84,7 @@ class Runs(Claims):
         Raises: UnknownRun, RunEnded.
         """
         with self._database.write() as connection:
+            lock_task_of(connection, run_id)
             own = sa.select(runs.c.state).where(runs.c.id == run_id, runs.c.tenant == tenant)
             state = connection.execute(own.with_for_update()).scalar_one_or_none()
             if state is None:
