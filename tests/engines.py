@@ -111,7 +111,7 @@ def s3(folder: Path) -> Iterator[str]:
     with log.open("wb") as output:
         server = subprocess.Popen(
             [weed, "mini", *(f"-{name}={value}" for name, value in options.items())],
-            cwd=folder, env=os.environ | {"TMPDIR": str(folder)},  # its sockets lie there
+            cwd=folder, env=os.environ | {"TMPDIR": str(folder)},  # some of its files
             stdout=output, stderr=output,
         )  # fmt: skip
     endpoint = f"http://127.0.0.1:{ports[0]}"
@@ -127,6 +127,12 @@ def s3(folder: Path) -> Iterator[str]:
     finally:
         server.kill()  # it would wait for a second, for nothing
         end(server)
+        for port in ports:
+            for left in (
+                *Path("/tmp").glob(f"seaweedfs-*-{port}.sock"),
+                *Path("/tmp").glob(f"seaweedfs-*-grpc-{port + 10_000}.sock"),
+            ):
+                left.unlink()
 
 
 def wheel(package: str) -> Path:

@@ -30,13 +30,17 @@ def test_a_test_run_that_is_killed_leaves_no_server(what: str) -> None:
             cwd=ROOT, env=os.environ | {"TMPDIR": folder}, stdout=subprocess.PIPE, text=True,
         ) as run:  # fmt: skip
             assert run.stdout is not None
-            assert ":" in run.stdout.readline()
+            where = run.stdout.readline().strip()
+            assert ":" in where
             assert list(Path(folder).iterdir())
             run.kill()
         deadline = time.monotonic() + ENDS_S
         while list(Path(folder).iterdir()):  # goes after the server has ended
             assert time.monotonic() < deadline
             time.sleep(0.05)
+    if what == "s3":
+        port = where.rpartition(":")[2]
+        assert not list(Path("/tmp").glob(f"seaweedfs-s3-{port}.sock"))
 
 
 def test_two_test_runs_at_once_have_servers_of_their_own(cluster: Cluster) -> None:
