@@ -25,6 +25,7 @@ from service.errors import StoreFull, StoreUnavailable, UnknownBlob
 STREAM_CHUNK = 1024 * 1024  # bytes
 MULTIPART_FROM = 16 * 1024 * 1024  # bytes: larger files are uploaded in parts, never held in memory
 KEY = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*")
+NO_BUCKET = re.compile(r"NoSuchBucket|ContainerNotFound|specified bucket does not exist")
 NO_SPACE = re.compile(r"os error (27|28|122)\b")  # EFBIG, ENOSPC, EDQUOT
 
 
@@ -170,7 +171,7 @@ def _translated(key: str) -> Iterator[None]:
 
 
 def _meaning(error: Exception, key: str) -> PolyheadError:
-    if isinstance(error, FileNotFoundError):
+    if isinstance(error, FileNotFoundError) and not NO_BUCKET.search(str(error)):
         return UnknownBlob(key)
     return StoreFull() if NO_SPACE.search(str(error)) else StoreUnavailable()
 

@@ -13,9 +13,10 @@ from sqlalchemy.engine import Connection
 
 from service.errors import LostLease
 from service.store.database import Database, database_clock, insert
+from service.store.notices import RUNS, notify
 from service.store.publishing import publish_version, reserve_number
 from service.store.records import UNSET, ImportItem, NewVersion, Run, RunState, Unset
-from service.store.run_rows import append_event, append_state, read_run
+from service.store.run_rows import append_event, append_state, lock_task_of, read_run
 from service.store.tables import import_items, runs, tasks
 
 
@@ -54,6 +55,8 @@ class Claims:
         if progress is not None:
             kept["progress"] = dict(progress)
         with self._database.write() as connection:
+            if progress is not None:
+                lock_task_of(connection, run_id)
             cancel_requested: bool = _hold(connection, run_id, attempt, **kept).cancel_requested
             if progress is not None:
                 append_event(connection, run_id, "progress", progress)
@@ -70,6 +73,7 @@ class Claims:
     ) -> None:
         """End a run without a version. Raises: LostLease."""
         with self._database.write() as connection:
+            lock_task_of(connection, run_id)
             _hold(connection, run_id, attempt)
             _end(connection, run_id, state, result=result, error=error)
 
@@ -80,11 +84,13 @@ class Claims:
         Raises:  LostLease.
         """
         with self._database.write() as connection:
+            lock_task_of(connection, run_id)
             back = {"state": "queued", "lease_until": None, "released": runs.c.released + 1}
             if _hold(connection, run_id, attempt, **back).cancel_requested:
                 _end(connection, run_id, "cancelled")
             else:
                 append_state(connection, run_id)
+                notify(connection, RUNS)
             return read_run(connection, run_id)
 
     def reserve_version(self, run_id: str, attempt: int) -> int:
@@ -93,7 +99,7 @@ class Claims:
         Raises: LostLease.
         """
         with self._database.write() as connection:
-            _lock_task_of(connection, run_id)
+            lock_task_of(connection, run_id)
             return reserve_number(connection, _hold(connection, run_id, attempt))
 
     def publish(
@@ -115,7 +121,7 @@ class Claims:
         Raises:  LostLease.
         """
         with self._database.write() as connection:
-            _lock_task_of(connection, run_id)
+            lock_task_of(connection, run_id)
             run = _hold(connection, run_id, attempt)
             number = reserve_number(connection, run)
             kept = publish_version(connection, run, number, version, move=publish, seen=seen_production)
@@ -144,6 +150,7 @@ def _claimable() -> sa.Select[tuple[str]]:
     silent = (runs.c.state == "running") & (runs.c.lease_until < database_clock())
     return (
         sa.select(runs.c.id)
+        .join(tasks, tasks.c.id == runs.c.task_id)
         .where((runs.c.state == "queued") | silent)
         .order_by(runs.c.created_at, runs.c.id)
         .limit(1)
@@ -151,8 +158,9 @@ def _claimable() -> sa.Select[tuple[str]]:
 
 
 def _claiming(lease_s: float) -> sa.sql.dml.ReturningUpdate[Any]:
-    # SKIP LOCKED lets trainers claim side by side on PostgreSQL; SQLite has one writer and leaves it out.
-    oldest = _claimable().with_for_update(skip_locked=True).scalar_subquery()
+    # SKIP LOCKED lets trainers claim side by side on PostgreSQL; SQLite has one writer and leaves it out. It
+    # is of the task too (`lock_task_of`): while that is written to or deleted, its run is passed over.
+    oldest = _claimable().with_for_update(skip_locked=True, key_share=True).scalar_subquery()
     return (
         sa.update(runs)
         .where(runs.c.id == oldest)
@@ -190,12 +198,6 @@ def _hold(connection: Connection, run_id: str, attempt: int, **values: Any) -> s
     if row is None:
         raise LostLease(run_id)
     return row
-
-
-def _lock_task_of(connection: Connection, run_id: str) -> None:
-    """The task before its run, as a deletion locks them: the other order could deadlock."""
-    task_id = sa.select(runs.c.task_id).where(runs.c.id == run_id).scalar_subquery()
-    connection.execute(sa.select(tasks.c.id).where(tasks.c.id == task_id).with_for_update())
 
 
 def _end(connection: Connection, run_id: str, state: RunState, **values: Any) -> None:

@@ -1,6 +1,6 @@
 """One database, SQLite or PostgreSQL: its transactions, its clock, its upserts and what its failures mean.
 
-All that differs between the two stands in this module.
+All that differs between the two stands in this module, and in `notices`.
 """
 
 import json
@@ -24,6 +24,15 @@ BUSY_TIMEOUT_S = 20  # SQLite: how long a writer waits for its turn
 POOL_TIMEOUT_S = 10  # how long a thread waits for a connection
 CHUNK = 500  # values in one IN list; both databases have a limit
 DISK_FULL = "53100"  # PostgreSQL's SQLSTATE
+
+# A server that is gone without a word is given up on in seconds: libpq's own defaults are minutes.
+PATIENCE = {
+    "connect_timeout": "5",  # seconds
+    "keepalives_idle": "5",  # seconds
+    "keepalives_interval": "5",  # seconds
+    "keepalives_count": "3",
+    "tcp_user_timeout": "15000",  # milliseconds
+}
 
 
 class database_clock(FunctionElement[float]):  # noqa: N801  # reads as SQL
@@ -108,8 +117,8 @@ def open_engine(url: str, *, foreign_keys: bool = True) -> Engine:
     """An engine whose SQLite connections are durable, and whose transactions begin as they are meant to."""
     if make_url(url).get_backend_name() != "sqlite":
         return sa.create_engine(
-            url, json_serializer=to_json, pool_size=10, max_overflow=30, pool_timeout=POOL_TIMEOUT_S,
-            pool_pre_ping=True,
+            _patient(make_url(url)), json_serializer=to_json, pool_size=10, max_overflow=30,
+            pool_timeout=POOL_TIMEOUT_S, pool_pre_ping=True,
         )  # fmt: skip
     path = sqlite_path(url)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -131,6 +140,15 @@ def open_engine(url: str, *, foreign_keys: bool = True) -> Engine:
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
     return engine
+
+
+def _patient(url: sa.URL) -> sa.URL:
+    """What the URL says itself of these options counts."""
+    if not url.get_driver_name().startswith("psycopg"):
+        return url
+    return url.update_query_dict(
+        {option: value for option, value in PATIENCE.items() if option not in url.query}
+    )
 
 
 def sqlite_path(url: str) -> Path:

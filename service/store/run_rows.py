@@ -37,6 +37,15 @@ def read_run(connection: Connection, run_id: str, tenant: str | None = None) -> 
     return run_of(row)
 
 
+def lock_task_of(connection: Connection, run_id: str) -> None:
+    """Before a run that is changed, since a deletion locks them in this order: the other could deadlock.
+
+    PostgreSQL looks the task up, and locks it, at the second change of a run in one transaction.
+    """
+    task_id = sa.select(runs.c.task_id).where(runs.c.id == run_id).scalar_subquery()
+    connection.execute(sa.select(tasks.c.id).where(tasks.c.id == task_id).with_for_update())
+
+
 def append_event(
     connection: Connection, run_id: str, event: Literal["state", "progress"], data: Mapping[str, Any]
 ) -> None:

@@ -10,10 +10,11 @@ from service.errors import RunActive, RunEnded, UnknownRun, UnknownTask
 from service.store.claims import Claims
 from service.store.database import Database, database_clock
 from service.store.ids import new_id
+from service.store.notices import RUNS, notify
 from service.store.paging import id_after, number_after, page_of
 from service.store.quotas import UNLIMITED, Quotas
 from service.store.records import ACTIVE_STATES, ImportItem, NewRun, Page, Run, RunEvent
-from service.store.run_rows import append_state, read_run, run_of, select_runs
+from service.store.run_rows import append_state, lock_task_of, read_run, run_of, select_runs
 from service.store.tables import import_items, run_events, runs, tasks
 
 
@@ -36,6 +37,7 @@ class Runs(Claims):
             active_id = connection.execute(active).scalar_one_or_none()
             if active_id is not None:
                 raise RunActive(active_id)
+            notify(connection, RUNS)
             return _insert(connection, tenant, run, now, state="queued")
 
     def create_reused(
@@ -82,6 +84,7 @@ class Runs(Claims):
         Raises: UnknownRun, RunEnded.
         """
         with self._database.write() as connection:
+            lock_task_of(connection, run_id)
             own = sa.select(runs.c.state).where(runs.c.id == run_id, runs.c.tenant == tenant)
             state = connection.execute(own.with_for_update()).scalar_one_or_none()
             if state is None:

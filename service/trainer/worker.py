@@ -15,6 +15,7 @@ from service.schemas.problems import describe
 from service.settings import Settings
 from service.store import Quotas, Store, open_store
 from service.store.keys import task_prefix
+from service.store.notices import RUNS, Listener
 from service.store.records import TERMINAL_STATES, Run, RunKind
 from service.telemetry import AUDIT
 from service.trainer.child import Child, ChildCrashed
@@ -54,6 +55,7 @@ def run_trainer(
         config=replace(settings.backbone_config, threads=threads), cache_dir=settings.cache_dir
     )
     child = Child(WARM, backbone)
+    queue = Listener(store.database, RUNS)
     try:
         bench = _open_bench(settings, store, child, backbone, stop)
         log.info("trainer_ready", backbone=bench.identity.name, digest=bench.identity.digest)
@@ -62,13 +64,14 @@ def run_trainer(
         while not stop.is_set():
             run = _claim(bench, stop)
             if run is None:
-                stop.wait(settings.poll_s)
+                queue.wait(settings.poll_s, stop)
             else:
                 work_on(run, bench, stop)
     except Stopping:
         pass
     finally:
         child.close()
+        queue.close()
         store.close()
 
 

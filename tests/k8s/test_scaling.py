@@ -6,14 +6,16 @@ import sqlalchemy as sa
 
 from service.app import openapi_schema
 from service.store import open_store
-from tests.integration.store.values import TENANT, fresh_database, new_run
+from tests.integration.store.values import TENANT, new_run
 from tests.k8s.mistakes import Objects
+from tests.stores import on_a_cluster
 
 
-def test_trainers_are_scaled_by_the_runs_that_are_queued_or_running(scale_out, tmp_path):
+@on_a_cluster
+def test_trainers_are_scaled_by_the_runs_that_are_queued_or_running(scale_out, pair):
     (trigger,) = Objects(scale_out).spec("ScaledObject/polyhead-trainer")["triggers"]
-    with fresh_database(tmp_path) as url:
-        store = open_store(url, (tmp_path / "blobs").as_uri())
+    with pair.database() as url:
+        store = open_store(url, pair.blobs())
         for name in ("ended", "running", "queued"):
             store.runs.create(
                 TENANT, new_run(store.tasks.create(TENANT, name, "multiclass", now=1.0)), now=1.0

@@ -1,24 +1,24 @@
-"""A store with a real database file and a real folder of blobs for each test."""
+"""A store of its own for each test, on either pair of real places."""
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
 from service.store import Store, open_store
 from service.store.records import Task
-from tests.integration.store.values import BACKBONE, TENANT, fresh_database, new_run, new_version
+from tests.integration.store.values import BACKBONE, TENANT, new_run, new_version
+from tests.stores import Pair
 
 
 @pytest.fixture
-def database_url(tmp_path: Path) -> Iterator[str]:
-    with fresh_database(tmp_path) as url:
+def database_url(pair: Pair) -> Iterator[str]:
+    with pair.database() as url:
         yield url
 
 
 @pytest.fixture
-def blob_url(tmp_path: Path) -> str:
-    return (tmp_path / "blobs").as_uri()
+def blob_url(pair: Pair) -> str:
+    return pair.blobs()
 
 
 @pytest.fixture

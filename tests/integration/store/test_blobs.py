@@ -11,8 +11,14 @@ from service.errors import StoreUnavailable, UnknownBlob
 from service.store.blobs import MULTIPART_FROM, Blobs, Folder, flush
 from service.store.keys import head_key, image_key, import_key, predictions_key, task_prefix
 from service.store.records import Task
+from tests.stores import Pair, on_a_cluster
 
 KEY = "tenants/default/tasks/task_1/images/abc-1"
+
+
+@pytest.fixture
+def blobs(blob_url: str) -> Blobs:
+    return Blobs(blob_url)
 
 
 @pytest.fixture
@@ -21,36 +27,47 @@ def root(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def blobs(root: Path) -> Blobs:
+def folder(root: Path) -> Blobs:
+    """Blobs of which the files are looked at."""
     return Blobs(root.as_uri())
 
 
-def test_bytes_come_back(blobs: Blobs, root: Path) -> None:
+def test_bytes_come_back(blobs: Blobs) -> None:
     blobs.put_new(KEY, b"pixels\0")
     assert blobs.get(KEY) == b"pixels\0"
     assert blobs.size(KEY) == 7
-    assert (root / KEY).read_bytes() == b"pixels\0", "a user's files are where they are expected"
 
 
-def test_a_new_folder_is_its_owner_s_alone(blobs: Blobs, root: Path) -> None:
+def test_a_user_s_files_are_where_they_are_expected(folder: Blobs, root: Path) -> None:
+    folder.put_new(KEY, b"pixels\0")
+    assert (root / KEY).read_bytes() == b"pixels\0"
+
+
+def test_a_new_folder_is_its_owner_s_alone(folder: Blobs, root: Path) -> None:
     """What is inside needs no mode of its own."""
-    blobs.put_new(KEY, b"pixels")
+    folder.put_new(KEY, b"pixels")
     assert oct(root.stat().st_mode & 0o777) == "0o700"
 
 
-def test_the_same_bytes_again_are_fine(blobs: Blobs, root: Path) -> None:
+def test_the_same_bytes_again_are_fine(blobs: Blobs) -> None:
     blobs.put_new(KEY, b"pixels")
+    blobs.put_new(KEY, b"pixels")
+    assert blobs.get(KEY) == b"pixels"
+
+
+def test_a_file_that_is_there_is_not_written_again(folder: Blobs, root: Path) -> None:
+    folder.put_new(KEY, b"pixels")
     inode = (root / KEY).stat().st_ino
-    blobs.put_new(KEY, b"pixels")
+    folder.put_new(KEY, b"pixels")
     assert (root / KEY).stat().st_ino == inode
 
 
-def test_the_remains_of_a_put_that_lost_power_are_replaced(blobs: Blobs, root: Path) -> None:
+def test_the_remains_of_a_put_that_lost_power_are_replaced(folder: Blobs, root: Path) -> None:
     """A file that was linked and never flushed may be empty afterwards."""
     (root / KEY).parent.mkdir(parents=True)
     (root / KEY).touch()
-    blobs.put_new(KEY, b"pixels")
-    assert blobs.get(KEY) == b"pixels"
+    folder.put_new(KEY, b"pixels")
+    assert folder.get(KEY) == b"pixels"
 
 
 def test_many_puts_of_one_key_at_once_agree(blobs: Blobs) -> None:
@@ -92,19 +109,29 @@ def test_a_small_file_is_stored_too(blobs: Blobs, tmp_path: Path) -> None:
     assert list(blobs.open_stream(KEY).chunks) == []
 
 
-def test_a_prefix_is_swept_and_its_neighbours_stay(blobs: Blobs, root: Path) -> None:
+def test_a_prefix_is_swept_and_its_neighbours_stay(blobs: Blobs) -> None:
     for task in ("task_1", "task_10", "task_2"):
         for image in ("a", "b"):
             blobs.put_new(f"tenants/default/tasks/{task}/images/{image}", b"x")
-    (root / "tenants/default/tasks/task_1/images/c#1").write_bytes(b"half of an interrupted put")
     blobs.delete_prefix("tenants/default/tasks/task_1/")
-    left = {path.name for path in (root / "tenants/default/tasks").iterdir()}
-    assert left == {"task_10", "task_2"}
-    assert blobs.get("tenants/default/tasks/task_10/images/a") == b"x"
+    for image in ("a", "b"):
+        with pytest.raises(UnknownBlob):
+            blobs.get(f"tenants/default/tasks/task_1/images/{image}")
+        for task in ("task_10", "task_2"):
+            assert blobs.get(f"tenants/default/tasks/{task}/images/{image}") == b"x"
     blobs.delete_prefix("tenants/default/tasks/task_1/")
     blobs.put_new("tenants/default/tasks/task_1/images/a", b"again")
+    assert blobs.get("tenants/default/tasks/task_1/images/a") == b"again"
     with pytest.raises(ValueError, match="beginnings"):
         blobs.delete_prefix("tenants/default/tasks/task_1")
+
+
+def test_a_swept_folder_is_gone_with_the_halves_of_interrupted_puts(folder: Blobs, root: Path) -> None:
+    for task in ("task_1", "task_10"):
+        folder.put_new(f"tasks/{task}/images/a", b"x")
+    (root / "tasks/task_1/images/c#1").write_bytes(b"half")
+    folder.delete_prefix("tasks/task_1/")
+    assert [path.name for path in (root / "tasks").iterdir()] == ["task_10"]
 
 
 def test_keys_are_of_one_task_and_uploads_never_share_one(task: Task) -> None:
@@ -169,10 +196,10 @@ def test_a_folder_that_cannot_be_made_is_unavailable(tmp_path: Path) -> None:
         Blobs((tmp_path / "file" / "blobs").as_uri())
 
 
-def test_a_folder_that_cannot_be_written_is_unavailable(blobs: Blobs, root: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_unavailable(folder: Blobs, root: Path) -> None:
     (root / "images").write_bytes(b"a file where a folder should be")
     with pytest.raises(StoreUnavailable):
-        blobs.put_new("images/a", b"x")
+        folder.put_new("images/a", b"x")
 
 
 def test_an_object_store_out_of_reach_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,5 +213,26 @@ def test_an_object_store_out_of_reach_is_unavailable(monkeypatch: pytest.MonkeyP
             attempt()
 
 
-def test_a_ping_of_a_folder_answers(blobs: Blobs) -> None:
+def test_a_ping_answers(blobs: Blobs) -> None:
     blobs.ping()
+
+
+@on_a_cluster
+def test_a_bucket_that_is_not_there_is_unavailable(pair: Pair) -> None:
+    """The operator's mistake, never the user's: the server calls both not found."""
+    blobs = Blobs("s3://no-such-bucket/prefix")
+    put, swept = (lambda: blobs.put_new(KEY, b"x")), (lambda: blobs.delete_prefix("tasks/"))
+    for attempt in (blobs.ping, put, lambda: blobs.get(KEY), swept):
+        with pytest.raises(StoreUnavailable):
+            attempt()
+
+
+@on_a_cluster
+def test_a_wrong_key_to_the_bucket_is_unavailable(
+    blob_url: str, pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "another")
+    blobs = Blobs(blob_url)
+    for attempt in (blobs.ping, lambda: blobs.get(KEY), lambda: blobs.put_new(KEY, b"x")):
+        with pytest.raises(StoreUnavailable):
+            attempt()

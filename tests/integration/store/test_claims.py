@@ -1,14 +1,19 @@
 """Leases: short ones that really run out, on the database's own clock."""
 
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import sqlalchemy as sa
 
 from service.errors import LostLease, UnknownRun
 from service.store import Store
 from service.store.records import ImportItem, Run, Task
+from service.store.tables import tasks
+from service.store.tasks import find_task
 from tests.integration.store.values import TENANT, new_run, new_version
+from tests.stores import on_a_cluster
 
 SHORT_S = 0.02
 
@@ -26,9 +31,9 @@ def claim_and_die(store: Store) -> Run:
 
 
 def test_runs_are_claimed_oldest_first(store: Store) -> None:
-    tasks = [store.tasks.create(TENANT, f"task-{number}", "multiclass", now=1.0) for number in range(3)]
-    ids = [store.runs.create(TENANT, new_run(task), now=float(9 - at)).id for at, task in enumerate(tasks)]
-    assert [claim(store).id for _ in tasks] == ids[::-1]
+    three = [store.tasks.create(TENANT, f"task-{number}", "multiclass", now=1.0) for number in range(3)]
+    ids = [store.runs.create(TENANT, new_run(task), now=float(9 - at)).id for at, task in enumerate(three)]
+    assert [claim(store).id for _ in three] == ids[::-1]
     assert store.runs.claim(60, 3) is None
 
 
@@ -164,3 +169,45 @@ def test_a_cancelled_run_whose_trainer_died_or_gave_it_back_ends(store: Store, t
     store.runs.cancel(TENANT, run.id)
     store.runs.release(run.id, claimed.attempt)
     assert store.runs.get(TENANT, run.id).state == "cancelled"
+
+
+@on_a_cluster
+@pytest.mark.parametrize(
+    "act",
+    [
+        lambda store, run: store.runs.heartbeat(run.id, run.attempt, 60, {"phase": "fit"}),
+        lambda store, run: store.runs.finish(run.id, run.attempt, "failed"),
+        lambda store, run: store.runs.release(run.id, run.attempt),
+        lambda store, run: store.runs.publish(
+            run.id, run.attempt, new_version(), publish=True, reason="late"
+        ),
+        lambda store, run: store.runs.cancel(TENANT, run.id),
+    ],
+    ids=["heartbeat", "finish", "release", "publish", "cancel"],
+)
+def test_a_deletion_never_waits_for_what_waits_for_it(
+    store: Store, task: Task, act: Callable[[Store, Run], object]
+) -> None:
+    """A second change of a run locks its task too: the task's lock comes first, or both would wait."""
+    store.runs.create(TENANT, new_run(task), now=1.0)
+    run = claim(store)
+    with ThreadPoolExecutor(1) as threads:
+        with store.database.write() as deletion:
+            find_task(deletion, TENANT, task.name, lock=True)
+            late = threads.submit(act, store, run)
+            time.sleep(0.5)  # it waits by now
+            deletion.execute(sa.delete(tasks).where(tasks.c.id == task.id))
+        with pytest.raises((LostLease, UnknownRun)):
+            late.result()
+
+
+@on_a_cluster
+def test_a_run_whose_task_is_being_deleted_is_passed_over(store: Store, task: Task) -> None:
+    other = store.tasks.create(TENANT, "other", "multiclass", now=1.0)
+    store.runs.create(TENANT, new_run(task), now=1.0)
+    waiting = store.runs.create(TENANT, new_run(other), now=2.0)
+    with ThreadPoolExecutor(1) as threads, store.database.write() as deletion:
+        find_task(deletion, TENANT, task.name, lock=True)
+        claimed = threads.submit(claim, store)
+        assert claimed.result(20).id == waiting.id
+        deletion.execute(sa.delete(tasks).where(tasks.c.id == task.id))

@@ -1,3 +1,4 @@
+import socket
 import threading
 import time
 
@@ -9,7 +10,8 @@ from service.store import Store
 from service.store.database import Database, database_clock
 from service.store.records import Task
 from service.store.tables import classes, tasks
-from tests.integration.store.values import BACKBONE, TENANT, new_example, sqlite_only
+from tests.integration.store.values import BACKBONE, TENANT, new_example
+from tests.stores import on_a_cluster, on_one_machine
 
 
 def test_the_clock_is_the_time_and_goes_on_inside_a_transaction(store: Store) -> None:
@@ -76,7 +78,44 @@ def test_a_number_that_no_column_holds_is_an_invalid_field(store: Store, task: T
         store.examples.add(task, [new_example("1", "cat", size=2**80)], backbone_digest=BACKBONE, now=1.0)
 
 
-@sqlite_only
+@on_a_cluster
+def test_a_connection_that_the_server_ends_is_unavailable_and_the_next_is_new(
+    store: Store, task: Task
+) -> None:
+    """As when PostgreSQL restarts: what was being written is undone."""
+
+    def write_and_be_cut() -> None:
+        with store.database.write() as connection:
+            connection.execute(sa.update(tasks).values(revision=99))
+            own = connection.execute(sa.text("SELECT pg_backend_pid()")).scalar_one()
+            with store.database.write() as other:
+                other.execute(sa.select(sa.func.pg_terminate_backend(own)))
+            connection.execute(sa.update(tasks).values(revision=100))
+
+    with pytest.raises(StoreUnavailable):
+        write_and_be_cut()
+    assert store.tasks.get(TENANT, task.name) == task
+
+
+def test_a_server_that_takes_connections_and_says_nothing_is_given_up_on() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        database = Database(f"postgresql+psycopg://nobody@127.0.0.1:{silent.getsockname()[1]}/none")
+        began = time.monotonic()
+        with pytest.raises(StoreUnavailable):
+            database.ping()
+        assert time.monotonic() - began < 60
+        database.close()
+
+
+def test_what_the_url_says_of_patience_counts() -> None:
+    database = Database("postgresql+psycopg://nobody@127.0.0.1:9/none?connect_timeout=7&sslmode=disable")
+    query = dict(database.engine.url.query)
+    assert (query["connect_timeout"], query["sslmode"]) == ("7", "disable")
+    assert int(query["tcp_user_timeout"]) > 0
+    database.close()
+
+
+@on_one_machine
 def test_an_acknowledged_write_is_flushed(store: Store) -> None:
     """In WAL mode anything below FULL may lose the last commits with the power."""
     with store.database.read() as connection:
@@ -85,7 +124,7 @@ def test_an_acknowledged_write_is_flushed(store: Store) -> None:
         assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
 
 
-@sqlite_only
+@on_one_machine
 def test_a_full_disk_is_said_and_changes_nothing(store: Store, task: Task) -> None:
     """SQLite refuses a page beyond the largest, with the same error as for a full disk."""
     store.examples.add(task, [new_example("before", "cat")], backbone_digest=BACKBONE, now=1.0)
@@ -108,10 +147,14 @@ def test_a_full_disk_is_said_and_changes_nothing(store: Store, task: Task) -> No
     assert store.tasks.get(TENANT, task.name).classes == ("cat",)
 
 
-@sqlite_only
-def test_a_database_out_of_reach_is_unavailable(tmp_path) -> None:
+@pytest.mark.parametrize(
+    "url",
+    ["sqlite:///{}/folder.db", "postgresql+psycopg://nobody@127.0.0.1:9/none"],
+    ids=["sqlite", "postgresql"],
+)
+def test_a_database_out_of_reach_is_unavailable(tmp_path, url: str) -> None:
     (tmp_path / "folder.db").mkdir()
-    database = Database(f"sqlite:///{tmp_path}/folder.db")
+    database = Database(url.format(tmp_path))
     with pytest.raises(StoreUnavailable):
         database.ping()
     database.close()

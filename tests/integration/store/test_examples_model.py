@@ -1,17 +1,24 @@
 """Random uploads, relabellings and deletions, compared with a dictionary after each."""
 
-import tempfile
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from service.store import open_store
 from service.store.records import SplitName
-from tests.integration.store.values import BACKBONE, TENANT, digest, fresh_database, new_example
+from tests.integration.store.values import BACKBONE, TENANT, digest, new_example
+from tests.stores import CLUSTER, ONE_MACHINE, Pair
 
 IMAGES = st.sampled_from("abcdefgh")
 LABELS = st.sampled_from(["cat", "dog", "ü"])
@@ -31,12 +38,10 @@ class Known:
 
 
 class Examples(RuleBasedStateMachine):
-    def __init__(self) -> None:
+    def __init__(self, pair: Pair) -> None:
         super().__init__()
         self.open = ExitStack()
-        folder = Path(self.open.enter_context(tempfile.TemporaryDirectory()))
-        url = self.open.enter_context(fresh_database(folder))
-        self.store = open_store(url, (folder / "blobs").as_uri())
+        self.store = open_store(self.open.enter_context(pair.database()), pair.blobs())
         self.open.callback(self.store.close)
         self.task = self.store.tasks.create(TENANT, "pets", "multiclass", now=1.0)
         self.model: dict[str, Known] = {}
@@ -143,11 +148,16 @@ class Examples(RuleBasedStateMachine):
         assert found == {digest(image): image.encode() * 8 for image in self.model}
 
 
-TestExamples = Examples.TestCase
-TestExamples.settings = settings(
-    max_examples=25,
-    stateful_step_count=20,
-    deadline=None,
-    database=None,
-    suppress_health_check=[HealthCheck.too_slow],
-)
+@pytest.mark.parametrize(("pair", "rounds"), [(ONE_MACHINE, 25), (CLUSTER, 6)], indirect=["pair"])
+def test_the_store_agrees_with_a_dictionary_after_any_changes(pair: Pair, rounds: int) -> None:
+    """Fewer where every statement is a round trip."""
+    run_state_machine_as_test(
+        partial(Examples, pair),
+        settings=settings(
+            max_examples=rounds,
+            stateful_step_count=20,
+            deadline=None,
+            database=None,
+            suppress_health_check=[HealthCheck.too_slow],
+        ),
+    )

@@ -15,8 +15,9 @@ import pytest
 
 from service.store import Store, open_store
 from service.store.records import Task
-from tests.integration.store.values import BACKBONE, TENANT, new_example, new_run, new_version, sqlite_only
+from tests.integration.store.values import BACKBONE, TENANT, new_example, new_run, new_version
 from tests.integration.store.writer import BATCH
+from tests.stores import on_one_machine
 
 ROOT = Path(__file__).parents[3]
 Start = Callable[[str], subprocess.Popen[str]]
@@ -74,7 +75,7 @@ def test_a_killed_writer_loses_nothing_acknowledged(
     assert again[0].status == "created"
 
 
-@sqlite_only
+@on_one_machine
 def test_a_killed_writer_leaves_a_sound_file(store: Store, start: Start) -> None:
     killed_after(start("examples"), 10, 0.003)
     with store.database.read() as connection:

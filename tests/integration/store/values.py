@@ -1,69 +1,12 @@
-"""Small real values for the store's tests, and the one place where its database's URL is made."""
+"""Small real values for the store's tests."""
 
-import os
-import shutil
-import tempfile
-import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import cache
-from pathlib import Path
 from typing import Any
 
-import pytest
-import sqlalchemy as sa
-
-from service.store import migrate
 from service.store.records import NewExample, NewRun, NewVersion, Task
 
 TENANT = "default"
 BACKBONE = "b" * 64
 OTHER_BACKBONE = "c" * 64
-
-# By hand: a PostgreSQL server's URL, each test then gets a database of its own. Unset: SQLite.
-SERVER = os.environ.get("POLYHEAD_TEST_POSTGRES")
-sqlite_only = pytest.mark.skipif(SERVER is not None, reason="about SQLite's file")
-
-
-@contextmanager
-def fresh_database(folder: Path) -> Iterator[str]:
-    """The URL of a migrated, empty database."""
-    if SERVER is None:
-        path = folder / f"{uuid.uuid4().hex}.db"
-        shutil.copyfile(_migrated_file(), path)
-        yield f"sqlite:///{path}"
-        return
-    with _dropped_after(SERVER) as url:
-        migrate(url)
-        yield url
-
-
-@contextmanager
-def empty_database(folder: Path) -> Iterator[str]:
-    """The URL of a database without tables."""
-    if SERVER is None:
-        yield f"sqlite:///{folder / uuid.uuid4().hex}.db"
-        return
-    with _dropped_after(SERVER) as url:
-        yield url
-
-
-@cache
-def _migrated_file() -> Path:
-    path = Path(tempfile.mkdtemp()) / "template.db"
-    migrate(f"sqlite:///{path}")
-    return path
-
-
-@contextmanager
-def _dropped_after(server: str) -> Iterator[str]:
-    name = f"test_{uuid.uuid4().hex}"
-    engine = sa.create_engine(server, isolation_level="AUTOCOMMIT")
-    with engine.connect() as connection:
-        connection.exec_driver_sql(f"CREATE DATABASE {name}")
-        yield sa.make_url(server).set(database=name).render_as_string(hide_password=False)
-        connection.exec_driver_sql(f"DROP DATABASE {name} WITH (FORCE)")
-    engine.dispose()
 
 
 def digest(name: str) -> str:

@@ -1,0 +1,59 @@
+"""Notices from one process to those that wait: PostgreSQL's LISTEN and NOTIFY, carried by nothing else.
+
+They only shorten a wait. SQLite has none, and a pooler may swallow them: whoever waits looks again anyhow.
+"""
+
+import threading
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from service.store.database import Database
+
+RUNS = "polyhead_runs"  # something is queued
+
+
+def notify(connection: Connection, channel: str) -> None:
+    """Wake whoever waits on this channel once the transaction is durable."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(sa.select(sa.func.pg_notify(channel, "")))
+
+
+class Listener:
+    """Of one channel, on a connection of its own; for one thread."""
+
+    def __init__(self, database: Database, channel: str) -> None:
+        self._engine = database.engine
+        self._channel = channel
+        self._connection: Any = None  # psycopg's; the package is an extra
+
+    def wait(self, seconds: float, stop: threading.Event) -> None:
+        """Return at a notice, also one since the last wait, or after `seconds`. Never fails.
+
+        Args: stop: ends the wait too, at the latest after `seconds`.
+        """
+        if self._engine.dialect.driver != "psycopg":
+            stop.wait(seconds)
+            return
+        try:
+            self._hear(seconds)
+        except self._engine.dialect.loaded_dbapi.Error:
+            self.close()
+            stop.wait(seconds)
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _hear(self, seconds: float) -> None:
+        if self._connection is None:
+            # Not of the pool: it would go on listening there.
+            arguments, options = self._engine.dialect.create_connect_args(self._engine.url)
+            connect = self._engine.dialect.loaded_dbapi.connect
+            self._connection = connect(*arguments, **options, autocommit=True)
+            self._connection.execute(f"LISTEN {self._channel}")
+        heard = self._connection.notifies(timeout=seconds, stop_after=1)
+        next(heard, None)
+        heard.close()
