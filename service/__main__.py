@@ -1,5 +1,6 @@
 """The `polyhead` command. Each command imports what it needs, so that `--help` is quick."""
 
+import os
 import signal
 import sys
 from contextlib import contextmanager
@@ -165,9 +166,13 @@ def bulk_embed(
     try:
         sys.exit(0 if run_bulk_embed(settings, options, console) else 1)
     except PolyheadError as error:
-        fail(" ".join(str(error).split()), code=2)
+        said, code = " ".join(str(error).split()), 2
     except KeyboardInterrupt:
-        fail("interrupted: the files that were made stay; run it again to go on", code=130)
+        said, code = "interrupted: the files that were made stay; run it again to go on", 130
+    sys.stderr.write(f"polyhead: {said}\n")
+    sys.stderr.flush()
+    # At once, and not by sys.exit: a Ray that is still at work would end this process with a code of its own.
+    os._exit(code)
 
 
 app.command()(commands.push)

@@ -3,8 +3,8 @@
 import logging
 import os
 import time
-from collections.abc import Generator, Iterable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from typing import Any
@@ -148,14 +148,12 @@ def _embed(parts: Iterator[Part], work: Work, options: BulkOptions, tally: Tally
     if wave:
         with _ray(options) as ray:
             while wave:
-                # Closed before Ray is: what still runs would ask one that is gone.
-                with closing(_rows(ray, wave, work, options)) as rows:
-                    for row in rows:
-                        tally.add(row)
-                        now = time.monotonic()
-                        if now - said >= SAY_EVERY_S:
-                            said = now
-                            console.print(tally.line(now - started), soft_wrap=True)
+                for row in _rows(ray, wave, work, options):
+                    tally.add(row)
+                    now = time.monotonic()
+                    if now - said >= SAY_EVERY_S:
+                        said = now
+                        console.print(tally.line(now - started), soft_wrap=True)
                 wave = list(islice(parts, WAVE))
     console.print(tally.line(time.monotonic() - started), soft_wrap=True)
 
@@ -199,13 +197,12 @@ def _ray(options: BulkOptions) -> Iterator[Any]:
         yield ray
     except ray.exceptions.RayError as error:
         raise BulkFailed(f"Ray: {_cause(error)}") from error
-    finally:
-        ray.shutdown()
+    # Only after a good end: else Ray Data's threads would ask a Ray that is gone, which ends the process
+    # before it has said why. A Ray of our own ends with the process.
+    ray.shutdown()
 
 
-def _rows(
-    ray: Any, wave: list[Part], work: Work, options: BulkOptions
-) -> Generator[Mapping[str, Any], None, None]:
+def _rows(ray: Any, wave: list[Part], work: Work, options: BulkOptions) -> Iterator[Mapping[str, Any]]:
     """Embed parts, one block each, and give what became of each as it is known."""
     from service.bulk.embedding import PartEmbedder  # noqa: PLC0415 - brings pyarrow, of the extra
 
