@@ -163,6 +163,7 @@ def bulk_embed(
         address=address,
     )
     console = Console(stderr=True, markup=False, highlight=False, emoji=False)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs start without
     try:
         sys.exit(0 if run_bulk_embed(settings, options, console) else 1)
     except PolyheadError as error:

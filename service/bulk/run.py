@@ -188,7 +188,7 @@ def _ray(options: BulkOptions) -> Iterator[Any]:
             logging_level=logging.ERROR,
             **({} if options.address else own),
         )
-    except (ray.exceptions.RayError, OSError, RuntimeError, ValueError) as error:
+    except Exception as error:  # Ray raises nearly every built-in type, and Exception itself
         raise BulkFailed(f"Ray: {_cause(error)}") from error
     try:
         context = ray.data.DataContext.get_current()
