@@ -114,6 +114,7 @@ TREE = {
     "k8s/": "kustomize: base, overlays embedded, scale-out and gpu, alerts, dashboard; and their check",
     "Dockerfile": "the image, for CPUs and for CUDA",
     "docs/kubernetes.md": "from an empty cluster to a prediction, and on",
+    "docs/scaling.md": "one replica, ten, a thousand: what bounds them, what they cost, and bulk work on Ray",
     "docs/runbooks.md": "what to do at each alert",
     "docs/keys.md": "who may do what: keys, scopes, tenants, peppers",
     "docs/settings.md": "every setting",

@@ -29,6 +29,15 @@ NO_BUCKET = re.compile(r"NoSuchBucket|ContainerNotFound|specified bucket does no
 NO_SPACE = re.compile(r"os error (27|28|122)\b")  # EFBIG, ENOSPC, EDQUOT
 
 
+def object_store(url: str) -> Any:
+    """A client of the object store at a URL, which is first reached when it is used."""
+    return from_url(
+        url,
+        client_options={"allow_http": True, "connect_timeout": "5s", "timeout": "600s"},
+        retry_config={"max_retries": 3, "retry_timeout": timedelta(seconds=15)},
+    )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlobStream:
     size: int  # bytes
@@ -46,11 +55,7 @@ class Blobs:
                 self._folder = Folder(Path(unquote(urlsplit(url).path)), flush)
                 self._store: Any = LocalStore(self._folder.root)
             else:
-                self._store = from_url(
-                    url,
-                    client_options={"allow_http": True, "connect_timeout": "5s", "timeout": "600s"},
-                    retry_config={"max_retries": 3, "retry_timeout": timedelta(seconds=15)},
-                )
+                self._store = object_store(url)
 
     def put_new(self, key: str, data: bytes | Path) -> None:
         """Store bytes, or a file's, durably; bytes that are there already are left alone.
@@ -100,6 +105,11 @@ class Blobs:
                 obstore.delete(self._store, [found["path"] for found in listed])
             if self._folder is not None:
                 self._folder.remove(prefix)
+
+    def names(self) -> set[str]:
+        """All that lies directly here, not in a folder below. Raises: StoreUnavailable."""
+        with _translated("names"):
+            return {str(found["path"]) for found in obstore.list_with_delimiter(self._store)["objects"]}
 
     def ping(self) -> None:
         """Raises: StoreUnavailable."""

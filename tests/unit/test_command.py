@@ -29,12 +29,12 @@ def test_help_imports_nothing_heavy():
     code = (
         "import sys\nsys.argv = ['polyhead', '--help']\nfrom service.__main__ import main\n"
         "try:\n    main()\nexcept SystemExit:\n    pass\n"
-        "heavy = {'torch', 'litserve', 'openvino', 'onnxruntime', 'fastapi', 'sqlalchemy', 'numpy'}\n"
+        "heavy = {'torch', 'litserve', 'openvino', 'onnxruntime', 'fastapi', 'sqlalchemy', 'numpy', 'ray'}\n"
         "print('HEAVY', sorted(heavy & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "HEAVY []" in done.stdout
-    for command in ("serve", "worker", "migrate", "openapi"):
+    for command in ("serve", "worker", "migrate", "openapi", "bulk-embed"):
         assert command in done.stdout
 
 
