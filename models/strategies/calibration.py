@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize_scalar
 
 from models.dataset import Targets
 from models.head import Kind, answers
@@ -26,6 +25,8 @@ def sharpness(kind: Kind, targets: Targets, logits: NDArray[Any]) -> float:
     """
     if kind == "regression" or not len(logits):
         return 1.0
+    # Late: a trainer that waits for work does without it.
+    from scipy.optimize import minimize_scalar  # noqa: PLC0415
 
     def loss(exponent: float) -> float:
         scaled: Any = logits * math.exp(exponent)
