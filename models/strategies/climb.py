@@ -92,7 +92,10 @@ class Climb:
         record["gain"] = {"over": best.name, **gain.to_json(MERITS[self._kind])}
         if self._kind == "multiclass":
             record["loss_gain"] = {"over": best.name, **closer.to_json("cross-entropy")}
-        kept, why = _verdict(gain, closer)
+        if correct(self._kind, self._targets, best.scores).all():
+            kept, why = False, f"{best.name} answers every one of these examples rightly"
+        else:
+            kept, why = _verdict(gain, closer)
         record["why"] = (
             f"{why}: {gain.mean:+.4f} (standard error {gain.standard_error:.4f}) against {best.name}"
         )

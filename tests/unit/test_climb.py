@@ -62,6 +62,13 @@ def test_surer_answers_that_are_no_better_are_not_kept():
     assert ladder.record()["candidates"][-1]["loss_gain"]["mean"] == pytest.approx(0, abs=1e-4)
 
 
+def test_nothing_is_gained_on_a_rung_that_is_always_right():
+    """A little more certainty isn't worth the passes and the time that a deeper rung costs."""
+    ladder, kept = climb("head", head=right(1.0), stages=surer(right(1.0)))
+    assert not kept["stages"]
+    assert "every one of these examples" in ladder.record()["candidates"][-1]["why"]
+
+
 def test_a_frozen_rung_that_gains_nothing_does_not_end_the_climb():
     """What earlier stages say is one question, whether the last block should train another."""
     ladder, kept = climb("head", head=right(0.8), stages=right(0.8))
