@@ -22,17 +22,23 @@ RUN_S = 300
 class Asking:
     """Predictions at a steady rate: the same photos every second, since nobody knows for how long."""
 
-    def __init__(self, server: Polyhead, rate: float) -> None:
-        """Args: rate: requests/s."""
+    def __init__(self, server: Polyhead, rate: float, photos: int) -> None:
+        """Args: rate: requests/s; photos: that are sent again and again."""
         self._server = server
         self._rate = rate
         self._count = max(1, int(rate * SLICE_S))
-        self._first = server.pools[JPEG_640.name].take(self._count)
+        self._photos = photos
+        self._first = server.pools[JPEG_640.name].take(photos)
 
     def slice(self) -> list[float]:
         """Latencies, ms, of a second."""
         done = self._server.ask(
-            self._count, first=self._first, rate=self._rate, seconds=SLICE_S, connections=CONNECTIONS
+            self._count,
+            first=self._first,
+            distinct=self._photos,
+            rate=self._rate,
+            seconds=SLICE_S,
+            connections=CONNECTIONS,
         )
         if set(done.statuses) != {200}:
             raise BenchFailed(f"a prediction was answered with one of {set(done.statuses)}")
@@ -54,7 +60,7 @@ def beside(run: Contenders) -> list[Row]:
     with run.plain.running.frozen():
         for number in range(scale.taught):
             most = run.polyhead.load(scale.images, connections=scale.connections, seconds=scale.seconds)
-            asking = Asking(run.polyhead, LOAD * most.per_second)
+            asking = Asking(run.polyhead, LOAD * most.per_second, scale.images)
             alone.append(_p95([asking.slice() for _ in range(scale.quiet_slices)]))
             with ThreadPoolExecutor(1) as other:
                 uploading.append(_p95(asking.while_going_on(other.submit(_upload, run, number))))

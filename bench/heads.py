@@ -63,9 +63,14 @@ def write_head(folder: Path, embeddings: FloatArray, identity: BackboneIdentity)
     return onnx, arrays
 
 
+def arrays_file(folder: Path, task: int) -> Path:
+    """Where `write_arrays` puts a task's head."""
+    return folder / f"head-{task}.npz"
+
+
 def write_arrays(folder: Path, embeddings: FloatArray, tasks: int) -> list[Path]:
     """The heads of the first tasks as arrays, for contenders that keep a network for each."""
-    files = [folder / f"head-{number}.npz" for number in range(tasks)]
+    files = [arrays_file(folder, number) for number in range(tasks)]
     for number, file in enumerate(files):
         head = synthetic_head(embeddings, number)
         np.savez(file, weight=head.weight, bias=head.bias, labels=np.array(head.labels))

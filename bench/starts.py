@@ -4,6 +4,7 @@ import contextlib
 from pathlib import Path
 
 from bench.contenders import Contenders, serve_plain, serve_polyhead
+from bench.heads import arrays_file
 from bench.processes import Running, free_port, wait_for_http
 from bench.rows import Goal, Row
 
@@ -18,7 +19,7 @@ def starts(run: Contenders, cache: Path) -> list[Row]:
             polyhead = serve_polyhead(scale, port, data, cache, run.folder)
             took["polyhead"].append(_ready(polyhead, f"http://127.0.0.1:{port}/readyz"))
             port = free_port()
-            plain = serve_plain(scale, port, run.folder / "head.npz", run.folder)
+            plain = serve_plain(scale, port, arrays_file(run.folder, 0), run.folder)
             took["plain LitServe"].append(_ready(plain, f"http://127.0.0.1:{port}/health"))
     return [
         Row(
