@@ -14,6 +14,7 @@ from bench.processes import BenchFailed
 from bench.rows import Goal, Row, percentile, ratios
 
 TIMES = 10  # what it can do
+WHAT = f"offered {TIMES} x"
 PROCESSES = ("polyhead-worker", "polyhead-api-0")
 PROBES_APART_S = 0.2
 RECOVERED = 2.0  # times a lone request's usual latency
@@ -78,57 +79,57 @@ def overload(run: Contenders) -> list[Row]:
         floods = [_flood(run) for _ in range(run.scale.floods)]
     said = sum((flood.statuses for flood in floods), Counter[int]())
     offered = median(flood.offered for flood in floods)
-    what = f"offered {TIMES} x"
     served, capacity = [flood.served for flood in floods], [flood.capacity for flood in floods]
     return [
         Row(
-            name=f"{what}: served, of what it can do",
+            name=f"{WHAT}: served, of what it can do",
             unit="images/s",
-            values={"saturated": capacity, what: served},
-            compared=f"{what} / saturated",
+            values={"saturated": capacity, WHAT: served},
+            compared=f"{WHAT} / saturated",
             figures=ratios(served, capacity),
             notes=[f"{offered:.0f} requests/s from {run.scale.flood_connections} connections: {dict(said)}"],
         ),
-        Row(
-            name=f"{what}: p99 of what is served",
-            unit="ms",
-            values={
-                "saturated": [flood.saturated_p99_ms for flood in floods],
-                what: [flood.served_p99_ms for flood in floods],
-            },
-            compared=what,
-            figures=[flood.served_p99_ms for flood in floods],
-            figure_unit="ms",
-            goal=Goal(30_000, "lower", "ms"),
-            notes=["the bound is the deadline of a request; the queue's length divided by the pace is less"],
+        _row(
+            "p99 of what is served",
+            "ms",
+            [flood.served_p99_ms for flood in floods],
+            saturated=[flood.saturated_p99_ms for flood in floods],
+            goal=Goal(30_000, "lower", "ms"),  # the deadline of a request
         ),
-        Row(
-            name=f"{what}: answered with 200 or 429, and alive by /livez",
-            unit="of all",
-            values={what: [flood.proper for flood in floods]},
-            compared=what,
-            figures=[flood.proper for flood in floods],
+        _row(
+            "answered with 200 or 429, and alive by /livez",
+            "x",
+            [flood.proper for flood in floods],
             goal=Goal(1, "higher"),
         ),
-        Row(
-            name=f"{what}: memory over before",
-            unit="MB",
-            values={what: [flood.grown_mb for flood in floods]},
-            compared=what,
-            figures=[flood.grown_mb for flood in floods],
-            figure_unit="MB",
-            notes=["private memory of the worker and the API process, at its most"],
-        ),
-        Row(
-            name=f"{what}: until a lone request takes as long as ever",
-            unit="s",
-            values={what: [flood.recovery_s for flood in floods]},
-            compared=what,
-            figures=[flood.recovery_s for flood in floods],
-            figure_unit="s",
+        _row("memory over before", "MB", [flood.grown_mb for flood in floods]),
+        _row(
+            "until a lone request takes as long as ever",
+            "s",
+            [flood.recovery_s for flood in floods],
             goal=Goal(1, "lower", "s"),
         ),
     ]
+
+
+def _row(
+    name: str,
+    unit: str,
+    figures: list[float],
+    *,
+    saturated: list[float] | None = None,
+    goal: Goal | None = None,
+) -> Row:
+    before = {} if saturated is None else {"saturated": saturated}
+    return Row(
+        name=f"{WHAT}: {name}",
+        unit=unit,
+        values=before | {WHAT: figures},
+        compared=WHAT,
+        figures=figures,
+        figure_unit=unit,
+        goal=goal,
+    )
 
 
 def _flood(run: Contenders) -> Flood:

@@ -79,7 +79,7 @@ class Aliases:
     def stamp(self) -> Stamp:
         """What is another one after any change of any alias or its task, whoever made it.
 
-        A scan of the tasks: 0.2 ms for a thousand.
+        A scan of the tasks: 0.4 ms of a core for a thousand, 20 for 100,000.
         """
         # The sum grows with every alias that is set. What a deletion takes from it, a count or an id tells.
         seen = sa.select(

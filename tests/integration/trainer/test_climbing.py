@@ -18,6 +18,7 @@ from tests.integration.trainer.tasks import (
     colours,
     new_task,
     queue_training,
+    spotted,
 )
 
 
@@ -64,10 +65,23 @@ def test_the_record_says_what_was_tried_and_why_it_was_kept(bench, work, task, d
     assert left_over(bench) == []
 
 
-def test_what_is_served_is_what_was_chosen(bench, work, task):
+def test_what_is_served_is_what_was_chosen(bench, work):
+    task = new_task(bench.store, name="spots")
+    labels = ("plain", "spot")
+    images = [(label, seed) for label in labels for seed in range(50)]
+    add(bench, task, [(spotted(*each), {"labels": (each[0],)}) for each in images])
     queue(bench, task, domain="distant", max_seconds=600)
     version, record = record_of(bench, task, work())
-    assert record["chosen"] == "head"  # it is always right here
+    assert record["chosen"] == "stages"
+    assert (version.decision["strategy"], version.backbone_output) == ("stages", "pooled")
+    assert len(version.views) == 4
+
+
+def test_a_head_that_is_always_right_is_served_although_others_were_tried(bench, work, task):
+    queue(bench, task, domain="distant", max_seconds=600)
+    version, record = record_of(bench, task, work())
+    assert {each["rung"] for each in record["candidates"] if "validation" in each} > {"head", "stages"}
+    assert record["chosen"] == "head"
     assert (version.decision["solver"], version.backbone_output) == ("exact", "embedding")
 
 
