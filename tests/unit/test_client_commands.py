@@ -167,6 +167,15 @@ def test_a_run_that_is_active_is_waited_for_first(tmp_path):
     assert "Run run_0 of the task is active: waiting for it first." in result.stdout
 
 
+@pytest.fixture
+def interruptible():
+    """What a process ignores its children do too, and a shell's background jobs ignore SIGINT."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_interrupted_the_run_goes_on_and_is_named(tmp_path):
     """Ctrl-C while a stream is silent: one line, exit code 130, nothing cancelled."""
     asked, over = threading.Event(), threading.Event()
