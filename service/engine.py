@@ -1,9 +1,8 @@
 """The LitServe seam: every private part of LitServe that is used is used here, and pinned by a test.
 
-LitServe gives the manager process and its queues, the spawned worker around one LitAPI, and the task that
-brings answers back into an API process. Its HTTP side is not used: its routes, middlewares and API key never
-exist in our app. Nor is its `run` (docs/decisions/own-main-loop.md): `service.processes.server` has the main
-loop.
+LitServe gives the manager process, its queues there and back, and the spawned worker around one LitAPI.
+Its HTTP side is not used: its routes, middlewares and API key never exist in our app. Nor is its `run`
+(docs/decisions/own-main-loop.md): `service.processes.server` has the main loop.
 """
 
 import asyncio
@@ -13,15 +12,13 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Protocol
 
 import litserve
 import structlog
-from litserve.server import response_queue_to_buffer
-from litserve.utils import LitAPIStatus, ResponseBufferItem
 from starlette.formparsers import MultiPartParser
 
 from models.arrays import FloatArray, UInt8Array
@@ -31,6 +28,7 @@ from service.errors import DeadlineExceeded, Overloaded, WorkerFailed
 from service.inference.batching import Answer, HeadRef, Job, joined, split
 from service.inference.board import Board
 from service.inference.lit_api import PATH, InferenceAPI
+from service.inference.shelf import Shelf
 from service.metrics import QUEUED_IMAGES, REJECTIONS, RESUBMITTED_JOBS, STAGE_SECONDS
 from service.settings import Settings
 
@@ -89,7 +87,10 @@ class Inference:
         self.settings = settings
         self.identity = identity
         self.board = board
-        self._api = InferenceAPI(settings, identity, backbone_file, board)
+        self.shelf = Shelf(
+            settings.api_processes, settings.max_queued_images, identity.preprocessing.pixel_bytes
+        )
+        self._api = InferenceAPI(settings, identity, backbone_file, board, self.shelf)
         # "cpu": LitServe's search for devices would import torch; the runtime does its own in the worker.
         self._server = litserve.LitServer(self._api, accelerator="cpu", timeout=False, restart_workers=True)
         self._manager: Any = None
@@ -107,6 +108,16 @@ class Inference:
         """Nothing works without it, and what it held is lost with it."""
         return self._manager._process  # type: ignore[no-any-return]  # noqa: SLF001
 
+    @property
+    def request_queue(self) -> Any:
+        """To the worker, from all API processes."""
+        return self._server._get_request_queue(PATH)  # noqa: SLF001
+
+    @property
+    def transport(self) -> Any:
+        """Back from the worker, to each API process its own."""
+        return self._server._transport  # noqa: SLF001
+
     def close(self) -> None:
         if self._manager is not None:
             self._manager.shutdown()
@@ -116,7 +127,7 @@ class Inference:
         """The engine of this API process; `index` is its place among them."""
         # LitServe waits for answers in the default pool, where nothing else may keep it waiting.
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(32, thread_name_prefix="default"))
-        engine = LitEngine(self._server, index, self.identity, self.settings, self.board)
+        engine = LitEngine(self, index)
         async with engine.running():
             yield engine
 
@@ -126,33 +137,34 @@ class Waiting:
     """A job that has no answer yet."""
 
     job: Job
-    item: ResponseBufferItem
     generation: int  # of the worker that was ready when it was queued
     queued_again: bool = False
+    answer: Answer | PolyheadError | None = None
+    answered: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
     def over(self) -> bool:
         """Answered, or of no use to anybody: the worker drops it when its turn comes."""
-        return self.item.event.is_set() or self.job.deadline <= time.monotonic()
+        return self.answer is not None or self.job.deadline <= time.monotonic()
+
+    def take(self, answer: Answer | PolyheadError) -> None:
+        if self.answer is None:
+            self.answer = answer
+            self.answered.set()
 
 
 class LitEngine:
     """Queues the images of one API process and brings back their answers."""
 
-    def __init__(
-        self,
-        server: litserve.LitServer,
-        index: int,
-        identity: BackboneIdentity,
-        settings: Settings,
-        board: Board,
-    ) -> None:
-        self._server = server
+    def __init__(self, inference: Inference, index: int) -> None:
+        """Args: index: of the process, among those of HTTP."""
         self._index = index
-        self._identity = identity
-        self._settings = settings
-        self._board = board
-        self._queue = server._get_request_queue(PATH)  # noqa: SLF001
+        self._identity = inference.identity
+        self._settings = inference.settings
+        self._board = inference.board
+        self._share = inference.shelf.share(index)
+        self._queue = inference.request_queue
+        self._transport = inference.transport
         self._waiting: dict[str, Waiting] = {}
         self._images = 0  # of the jobs in _waiting
         self._unanswered_since: float | None = None  # the first probe after the last answer
@@ -169,13 +181,16 @@ class LitEngine:
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        watch = asyncio.create_task(self._watch(), name="engine-watch")
+        tasks = [
+            asyncio.create_task(self._receive(), name="engine-receive"),
+            asyncio.create_task(self._watch(), name="engine-watch"),
+        ]
         try:
             yield
         finally:
-            watch.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await watch
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
             self._putters.shutdown(wait=False, cancel_futures=True)
 
     async def submit(
@@ -230,48 +245,56 @@ class LitEngine:
     async def _ask(self, job: Job) -> Answer | PolyheadError:
         """Queue one job and wait for its answer; a failure is a value, so that no sibling is left behind."""
         uid = uuid.uuid4().hex
-        item = ResponseBufferItem(asyncio.Event())
-        waiting = self._waiting[uid] = Waiting(job, item, self._board.generation)
-        self._server.response_buffer[uid] = item
+        waiting = self._waiting[uid] = Waiting(self._shelved(job), self._board.generation)
         self._count(job.images)
         try:
-            await self._put(uid, job)
-            await item.event.wait()
+            await self._put(uid, waiting.job)
+            await waiting.answered.wait()
         finally:
             # Given up before its deadline (the client went away), a job still lies in the queue: it counts
             # there until `_watch` sees its answer.
             if waiting.over:
                 self._forget(uid)
         self._unanswered_since = None
-        answer: Answer | PolyheadError = pickle.loads(item.response[0])  # noqa: S301  # our own worker wrote it
-        return answer
+        assert waiting.answer is not None  # or nothing would have set the event
+        return waiting.answer
+
+    def _shelved(self, job: Job) -> Job:
+        """With its pixels in shared memory; as it is where they don't fit there."""
+        place = self._share.put(job.pixels, job.images)
+        return job if place is None else replace(job, pixels=b"", place=place)
 
     async def _put(self, uid: str, job: Job) -> None:
-        ticket = (self._index, uid, job.queued_at, job)
+        # As bytes, so that the manager passes them on without unpickling.
+        ticket = (self._index, uid, pickle.dumps(job, protocol=5))
         try:
             await asyncio.get_running_loop().run_in_executor(self._putters, self._queue.put, ticket)
         except (EOFError, OSError) as error:  # no manager, so no server for much longer
             log.warning("the queue is gone", error=str(error))
             self._fail(uid)
 
-    async def _watch(self) -> None:
-        """Bring back answers, let go of jobs that nobody waits for, and repeat those that a worker lost."""
+    async def _receive(self) -> None:
+        """Hand on the answers as they come, those of a batch in one message."""
         while True:
-            # LitServe's task ends, with only a log line, on anything unexpected.
-            pump = asyncio.create_task(
-                response_queue_to_buffer(
-                    self._server._transport,  # noqa: SLF001
-                    self._server.response_buffer,
-                    self._index,
-                    self._server.litapi_connector,
-                )
-            )
+            said = await self._transport.areceive(self._index)
+            if said is None:  # none came for a second
+                continue
             try:
-                while not pump.done():
-                    await asyncio.sleep(WATCH_S)
-                    await self._sweep()
-            finally:
-                pump.cancel()
+                answers = pickle.loads(said)  # noqa: S301  # our own worker wrote it
+            # It is one batch's, whose deadline will tell; the others' answers are yet to come.
+            except Exception:
+                log.exception("a batch's answers can't be read")
+                continue
+            for uid, answer in answers:
+                waiting = self._waiting.get(uid)
+                if waiting is not None:
+                    waiting.take(answer)
+
+    async def _watch(self) -> None:
+        """Let go of jobs that nobody waits for, and repeat those that a worker lost."""
+        while True:
+            await asyncio.sleep(WATCH_S)
+            await self._sweep()
 
     async def _sweep(self) -> None:
         generation = self._board.generation
@@ -289,15 +312,16 @@ class LitEngine:
 
     def _fail(self, uid: str) -> None:
         waiting = self._waiting.get(uid)
-        if waiting is not None and not waiting.item.event.is_set():
-            waiting.item.response = (pickle.dumps(WorkerFailed()), LitAPIStatus.ERROR)
-            waiting.item.event.set()
+        if waiting is not None:
+            waiting.take(WorkerFailed())
 
     def _forget(self, uid: str) -> None:
-        self._server.response_buffer.pop(uid, None)
         waiting = self._waiting.pop(uid, None)
-        if waiting is not None:
-            self._count(-waiting.job.images)
+        if waiting is None:
+            return
+        self._count(-waiting.job.images)
+        if waiting.job.place is not None:
+            self._share.free(waiting.job.place, waiting.job.images)
 
     def _count(self, images: int) -> None:
         self._images += images

@@ -31,13 +31,14 @@ class HeadRef:
 class Job:
     """Images of one request, at most a batch's worth. Times are CLOCK_MONOTONIC seconds of this machine."""
 
-    pixels: bytes  # uint8, (N, H, W, C): a quarter of the bytes that float32 would be
+    pixels: bytes | UInt8Array  # uint8, (N, H, W, C), flat: a quarter of the bytes that float32 would be
     shape: tuple[int, ...]  # (N, H, W, C)
     heads: tuple[HeadRef, ...]  # each is run over all N
     embeddings: bool  # whether the answer carries them
     queued_at: float
     deadline: float  # after which nobody waits for the answer
     known: bytes = b""  # float32, (N, D): embeddings in the place of pixels; the shape is theirs
+    place: int | None = None  # on the shelf, of pixels that aren't carried
 
     @property
     def images(self) -> int:

@@ -13,13 +13,13 @@ from typing import Any
 import structlog
 from litserve import LitAPI
 from litserve.loops.base import LitLoop
-from litserve.utils import LitAPIStatus, LoopResponseType
 
 from models.identity import BackboneIdentity
 from service.inference.batching import Job
 from service.inference.board import Board
 from service.inference.heads import HeadCache
 from service.inference.running import Outcome, Trunk, run_batch
+from service.inference.shelf import Shelf
 from service.metrics import EXPIRED_JOBS
 from service.process import die_with, take_name
 from service.settings import Settings
@@ -37,7 +37,12 @@ class InferenceAPI(LitAPI):  # type: ignore[misc]  # litserve has no types
     """The one LitAPI: one worker process, one backbone, all tasks."""
 
     def __init__(
-        self, settings: Settings, identity: BackboneIdentity, backbone_file: Path, board: Board
+        self,
+        settings: Settings,
+        identity: BackboneIdentity,
+        backbone_file: Path,
+        board: Board,
+        shelf: Shelf,
     ) -> None:
         super().__init__(
             max_batch_size=settings.max_batch_size,
@@ -49,6 +54,7 @@ class InferenceAPI(LitAPI):  # type: ignore[misc]  # litserve has no types
         self.identity = identity
         self.backbone_file = backbone_file
         self.board = board
+        self.shelf = shelf
         self.main_pid = os.getpid()
 
     def setup(self, device: str) -> None:  # noqa: ARG002  # the runtime finds its own
@@ -124,19 +130,15 @@ class BatchLoop(LitLoop):  # type: ignore[misc]  # litserve has no types
             if not tickets:
                 return
             answers = lit_api.predict([ticket.job for ticket in tickets])
+            said: dict[int, list[tuple[str, Outcome]]] = {}
             for ticket, answer in zip(tickets, answers, strict=True):
                 if isinstance(answer, Job):
                     self._late.append(replace(ticket, job=answer))
-                    continue
+                else:
+                    said.setdefault(ticket.response_queue, []).append((ticket.uid, answer))
+            for response_queue, its in said.items():
                 # As bytes, so that the manager passes them on without unpickling arrays.
-                self.put_response(
-                    transport,
-                    ticket.response_queue,
-                    ticket.uid,
-                    pickle.dumps(answer, protocol=5),
-                    LitAPIStatus.OK,
-                    LoopResponseType.REGULAR,
-                )
+                transport.send(pickle.dumps(its, protocol=5), response_queue)
         except (EOFError, OSError) as error:
             log.warning("the queue is gone", error=str(error))
             raise SystemExit(1) from error
@@ -151,7 +153,7 @@ class BatchLoop(LitLoop):  # type: ignore[misc]  # litserve has no types
         images = sum(ticket.job.images for ticket in batch)
         closes = time.monotonic() + (0.0 if batch else LATE_S if self._late else IDLE_S)
         while images < lit_api.max_batch_size:
-            ticket = self._held or self._take(request_queue, closes - time.monotonic())
+            ticket = self._held or self._take(lit_api.shelf, request_queue, closes - time.monotonic())
             self._held = None
             if ticket is None:
                 break
@@ -177,13 +179,13 @@ class BatchLoop(LitLoop):  # type: ignore[misc]  # litserve has no types
                 batch.append(ticket)
         return batch
 
-    def _take(self, request_queue: Any, wait_s: float) -> Ticket | None:
+    def _take(self, shelf: Shelf, request_queue: Any, wait_s: float) -> Ticket | None:
         """The next job that somebody still waits for; None: none came in time."""
         end = time.monotonic() + wait_s
         while True:
             try:
                 # After the window what lies there is still taken: a full queue makes full batches.
-                response_queue, uid, _, job = request_queue.get(True, max(0.0, end - time.monotonic()))
+                response_queue, uid, said = request_queue.get(True, max(0.0, end - time.monotonic()))
             except Empty:
                 return None
             if uid in self._seen:
@@ -191,7 +193,10 @@ class BatchLoop(LitLoop):  # type: ignore[misc]  # litserve has no types
             self._seen[uid] = None
             if len(self._seen) > REMEMBERED:
                 del self._seen[next(iter(self._seen))]
+            job: Job = pickle.loads(said)  # noqa: S301  # our own API process wrote it
             if job.deadline <= time.monotonic():
                 EXPIRED_JOBS.inc()
                 continue
+            if job.place is not None:
+                job = replace(job, pixels=shelf.view(job.place, job.images))
             return Ticket(response_queue, uid, job)

@@ -10,8 +10,7 @@ from pathlib import Path
 import litserve
 import pytest
 from litserve.loops.base import LitLoop, _BaseLoop
-from litserve.server import response_queue_to_buffer
-from litserve.utils import ResponseBufferItem
+from litserve.transport.process_transport import MPQueueTransport
 from starlette.formparsers import MultiPartParser
 
 import service.engine
@@ -33,13 +32,8 @@ def test_the_private_parts_that_are_used_are_as_they_were():
     assert parameters(server._init_manager) == ["self", "num_api_servers"]
     assert parameters(server._get_request_queue) == ["self", "api_path"]
     assert parameters(server.launch_single_inference_worker) == ["self", "lit_api", "worker_id"]
-    assert parameters(response_queue_to_buffer) == [
-        "transport",
-        "response_buffer",
-        "consumer_id",
-        "litapi_connector",
-    ]
-    assert parameters(ResponseBufferItem) == ["event", "response_queue", "worker_id", "response"]
+    assert parameters(MPQueueTransport.send) == ["self", "item", "consumer_id"]
+    assert parameters(MPQueueTransport.areceive) == ["self", "consumer_id", "timeout", "block"]
     assert "self._transport = create_transport_from_config" in inspect.getsource(server._init_manager)
 
 
@@ -48,22 +42,13 @@ def test_the_loop_is_called_as_ours_is_written():
     assert parameters(LitLoop.get_batch_requests) == parameters(
         service.inference.lit_api.BatchLoop.get_batch_requests
     )
-    assert parameters(LitLoop.put_response) == [
-        "self",
-        "transport",
-        "response_queue_id",
-        "uid",
-        "response_data",
-        "status",
-        "response_type",
-    ]
 
 
-def test_a_response_arrives_as_data_and_status():
-    """`_ask` reads `item.response[0]`; the task that fills it cuts off the type and the worker's number."""
-    source = inspect.getsource(response_queue_to_buffer)
-    assert "uid, (*response, response_type, worker_id) = result" in source
-    assert "response_item.response = response" in source
+def test_a_message_arrives_as_it_was_sent_and_none_when_there_is_none_for_a_second():
+    assert "self._queues[consumer_id].put(item)" in inspect.getsource(MPQueueTransport.send)
+    source = inspect.getsource(MPQueueTransport.areceive)
+    assert "actual_timeout = 1 if timeout is None" in source
+    assert "return None" in source
 
 
 def test_private_names_of_litserve_are_used_in_one_module_only():

@@ -1,10 +1,12 @@
 """The batching loop on a queue of this process: it blocks for the first job, then fills the batch."""
 
 import hashlib
+import pickle
 import queue
 import threading
 import time
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from service.inference.board import Board
 from service.inference.heads import HeadCache
 from service.inference.lit_api import IDLE_S, BatchLoop, InferenceAPI
 from service.inference.running import Trunk
+from service.inference.shelf import Shelf
 from service.settings import Settings
 
 IDENTITY = BackboneIdentity(
@@ -34,10 +37,10 @@ IDENTITY = BackboneIdentity(
 
 def api(tmp_path, window_ms: float = 50.0) -> InferenceAPI:
     settings = Settings(max_batch_size=4, batch_window_ms=window_ms)
-    return InferenceAPI(settings, IDENTITY, tmp_path / "backbone.onnx", Board(1))
+    return InferenceAPI(settings, IDENTITY, tmp_path / "backbone.onnx", Board(1), Shelf(1, 4, 3))
 
 
-def ticket(uid: str, images: int = 1, *, expired: bool = False) -> tuple[int, str, float, Job]:
+def ticket(uid: str, images: int = 1, *, expired: bool = False, **fields: Any) -> tuple[int, str, bytes]:
     now = time.monotonic()
     job = Job(
         pixels=bytes(3 * images),
@@ -47,7 +50,7 @@ def ticket(uid: str, images: int = 1, *, expired: bool = False) -> tuple[int, st
         queued_at=now,
         deadline=now - 1 if expired else now + 60,
     )
-    return 0, uid, now, job
+    return 0, uid, pickle.dumps(replace(job, **fields))
 
 
 def take(loop: BatchLoop, lit_api: InferenceAPI, jobs: "queue.Queue[object]") -> list[str]:
@@ -132,16 +135,18 @@ def test_a_job_larger_than_a_batch_goes_alone(tmp_path):
 @pytest.mark.parametrize("size", [1, 256])
 def test_batch_sizes_at_their_bounds_are_taken(tmp_path, size):
     settings = Settings(max_batch_size=size)
-    lit_api = InferenceAPI(settings, replace(IDENTITY, name="other"), tmp_path / "x.onnx", Board(1))
+    lit_api = InferenceAPI(
+        settings, replace(IDENTITY, name="other"), tmp_path / "x.onnx", Board(1), Shelf(1, 4, 3)
+    )
     assert lit_api.max_batch_size == size
 
 
 class Sent(list[str]):
     """A transport that remembers whose answers went out."""
 
-    def send(self, item: tuple[str, object], consumer_id: int) -> None:
+    def send(self, item: bytes, consumer_id: int) -> None:
         assert consumer_id == 0
-        self.append(item[0])
+        self.extend(uid for uid, _ in pickle.loads(item))
 
 
 class First:
@@ -181,8 +186,7 @@ class Worker:
 
     def ask(self, key: str, uid: str) -> None:
         ref = HeadRef(hashlib.sha256(key.encode()).hexdigest(), key)
-        queue_, _, put_at, job = ticket(uid)
-        self.jobs.put((queue_, uid, put_at, replace(job, heads=(ref,))))
+        self.jobs.put(ticket(uid, heads=(ref,)))
 
     def turn(self, times: int = 1) -> list[str]:
         for _ in range(times):

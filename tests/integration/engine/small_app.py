@@ -59,7 +59,7 @@ def make_app(_settings: Settings, open_parts: OpenParts) -> FastAPI:
         task.cancel()
         await asyncio.wait([task])
         await asyncio.sleep(1)
-        return {"held": len(engine._waiting), "buffered": len(engine._server.response_buffer)}
+        return {"held": len(engine._waiting), "shelved": sum(engine._share._taken)}
 
     @app.get("/alive")
     async def alive(request: Request) -> dict[str, object]:

@@ -141,7 +141,7 @@ def test_requests_of_many_tasks_share_backbone_passes(client, server, prepared, 
 
 
 def test_a_caller_that_goes_away_leaves_nothing_behind(client):
-    assert client.post("/give-up").json() == {"held": 0, "buffered": 0}
+    assert client.post("/give-up").json() == {"held": 0, "shelved": 0}
 
 
 def test_an_idle_engine_is_alive(client):
