@@ -198,7 +198,7 @@ def _flatten(image: Image.Image, mode: Literal["L", "RGB"]) -> Image.Image:
         return Image.alpha_composite(white, image).convert(mode)
     if image.mode in ("L", "1"):
         return image.convert("L")
-    return image.convert(mode)  # palettes, CMYK, YCbCr
+    return image if image.mode == mode else image.convert(mode)  # palettes, CMYK, YCbCr; it copies its own
 
 
 def _from_16_bits(image: Image.Image) -> Image.Image:
