@@ -43,6 +43,8 @@ class Tasks:
         return answers
 
     async def __call__(self, request: Request) -> dict[str, Any]:
+        if request.method == "GET":  # Serve's own health route answers before there is a replica
+            return {"ready": True}
         model_id = request.url.path.rpartition("/")[2]
         network = await self.network(model_id)
         form = await request.form()

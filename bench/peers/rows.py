@@ -15,6 +15,7 @@ from bench.rows import Row, percentile
 
 RAY_SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_worker_niceness": "0",  # as the other contenders; Ray's own is 15
     # As long as a busy machine may take to start a process.
     "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
     "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "60",
@@ -48,7 +49,7 @@ def _ray_words(port: int, _order: Order, folder: Path) -> list[str]:
 PEERS = (
     Peer("LitServe, a LitAPI a task", lambda _: None, _plain_words, "/health", {}),
     Peer("BentoML", lambda cache: python_of("bentoml", cache), _bentoml_words, "/readyz", {}),
-    Peer("Ray Serve", lambda cache: python_of("ray", cache), _ray_words, "/-/healthz", RAY_SETTINGS),
+    Peer("Ray Serve", lambda cache: python_of("ray", cache), _ray_words, "/predict", RAY_SETTINGS),
 )
 
 
