@@ -42,21 +42,25 @@ def run_batch(jobs: Sequence[Job], trunk: Trunk, heads: Heads) -> list[Outcome]:
              known embeddings pass the backbone by, and are for heads that take nothing else of it.
     Returns: one answer a job, in order. A head that fails is an error in the answers that asked for it; a
              backbone that fails is the answer of every job that needs it. Nothing is raised for them: the
-             worker goes on. A job whose head is late comes back with its embeddings in the place of pixels:
-             it is to be asked again, and the others don't wait for it.
+             worker goes on. A job whose head is late comes back, to be asked again, and the others don't wait
+             for it: with its embeddings in the place of pixels, or, where more would have to be kept, as it
+             was, before any work.
     """
     made: list[Outcome] = [Answer(None, ()) for _ in jobs]  # of probes
+    heads.begin(list({(ref, ref.alias, ref.pinned): ref for job in jobs for ref in job.heads}.values()))
     shapes: dict[tuple[int, ...], list[int]] = {}
     for index, job in enumerate(jobs):
-        if job.images:
+        if not _takes_embeddings_alone(job) and any(heads.is_late(ref) for ref in job.heads):
+            made[index] = job
+        elif job.images:
             shapes.setdefault(job.shape[1:], []).append(index)
-    if not shapes:
+    now = [jobs[index] for indices in shapes.values() for index in indices]
+    if not now:
         return made
     started = time.monotonic()
-    for job in jobs:
+    for job in now:
         STAGE_SECONDS.labels("queue").observe(max(0.0, started - job.queued_at))
-    BATCH_IMAGES.observe(sum(job.images for job in jobs))
-    heads.begin(list({(ref, ref.alias, ref.pinned): ref for job in jobs for ref in job.heads}.values()))
+    BATCH_IMAGES.observe(sum(job.images for job in now))
     for indices in shapes.values():
         group = _Group([jobs[index] for index in indices], trunk, heads)
         for index, answer in zip(indices, group.answers(), strict=True):
@@ -184,9 +188,8 @@ class _Group:
             self._run_head(ref, its, given)
 
     def _is_late(self, job: Job) -> bool:
-        """Whether to go on without it. Where more than embeddings would have to be kept, it is waited for."""
-        plain = all(ref.output == EMBEDDING and _is_plain(ref) for ref in job.heads)
-        return plain and any(self._heads.is_late(ref) for ref in job.heads)
+        """Whether to go on without it; whoever takes more was held back before the pass."""
+        return _takes_embeddings_alone(job) and any(self._heads.is_late(ref) for ref in job.heads)
 
     def _run_networks(self) -> None:
         """Those that tasks own, on the images; their files hold the flips that they average over."""
@@ -246,6 +249,10 @@ class _Group:
 
     def _count(self, parts: Sequence[Part]) -> int:
         return sum(self._jobs[index].images for index, _ in parts)
+
+
+def _takes_embeddings_alone(job: Job) -> bool:
+    return all(ref.output == EMBEDDING and _is_plain(ref) for ref in job.heads)
 
 
 def _is_plain(ref: HeadRef) -> bool:

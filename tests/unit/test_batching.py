@@ -174,6 +174,40 @@ def test_a_job_whose_head_is_late_comes_back_without_pixels_and_nobody_waits_for
     assert passes == [2]
 
 
+@pytest.mark.parametrize(
+    "late",
+    [
+        HeadRef("tail", "tail", output="stage"),
+        HeadRef("own", "own", output="pixels", input_size=4),
+        HeadRef("flips", "flips", views=("as it is", "left-right")),
+    ],
+    ids=["tail", "network", "flips"],
+)
+def test_a_job_whose_tail_or_network_is_late_comes_back_as_it_was_before_any_pass(late):
+    """A feature map or flips would be much to keep; others have their answers meanwhile."""
+    passes: list[int] = []
+
+    def embed(pixels: UInt8Array) -> FloatArray:
+        passes.append(len(pixels))
+        return mean_colour(pixels)
+
+    shelf = Shelf()
+    shelf.late = {late}
+    jobs = [job((1, 2, 3), heads=(RED, late)), job((4, 5, 6), heads=(RED,))]
+    left, answered = run_batch(jobs, trunk(embed), shelf)
+    assert left == jobs[0]
+    assert isinstance(answered, Answer)
+    assert passes == [1]
+    assert run_batch([left], trunk(embed), shelf) == [left]
+    assert passes == [1]
+
+    shelf.late = set()
+    shelf.held[late] = Channel(0)
+    (answer,) = run_batch([left], trunk(embed), shelf)
+    assert isinstance(answer, Answer)
+    assert not any(isinstance(output, Exception) for output in answer.outputs)
+
+
 def test_a_backbone_that_fails_is_the_answer_of_every_job_and_nothing_is_raised():
     def embed(_pixels: UInt8Array) -> FloatArray:
         raise MemoryError("out of memory")
