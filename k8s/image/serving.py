@@ -85,7 +85,6 @@ def serve(image: Image, folder: Path) -> Iterator[tuple[str, list[str]]]:
         process = server.run(*image.config["Entrypoint"], *image.config["Cmd"], stdout=output)
     pod = Pod(image, server, process, httpx.Client(base_url=URL, timeout=60), key, photos, log)
     try:
-        server.wait_until_running(process)
         for name, check in CHECKS.items():
             try:
                 yield name, list(check(pod))
@@ -131,6 +130,14 @@ def _init(image: Image, folder: Path, mounts: list[Mount], *command: str) -> lis
     finally:
         container.remove()
     return [f"exit code {process.returncode}: {said.decode(errors='replace')}"] if process.returncode else []
+
+
+def _runs(pod: Pod) -> list[str]:
+    try:
+        pod.server.wait_until_running(pod.process)
+    except TimeoutError as error:
+        raise NotServing(f"{error}: {pod.log.read_text('utf-8')[-2000:]}") from None
+    return []
 
 
 def _unhealthy_before(pod: Pod) -> Iterator[str]:
@@ -263,6 +270,7 @@ def _stops(pod: Pod) -> Iterator[str]:
 
 
 CHECKS: Mapping[str, Callable[[Pod], Iterable[str]]] = {
+    "it starts as process 1": _runs,
     "its healthcheck fails while nothing serves": _unhealthy_before,
     "it is ready, without a network": _ready,
     "it has no network but loopback": _no_network,

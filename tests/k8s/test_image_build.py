@@ -9,9 +9,10 @@ import tarfile
 import pytest
 
 from k8s.image.build import Store, install_programs
-from k8s.image.contents import check_contents
-from k8s.tools import ROOT
-from tests.k8s.image_mistakes import small_root, write
+from k8s.image.check import check_serving
+from k8s.image.contents import VENV, check_contents
+from k8s.tools import ROOT, busybox
+from tests.k8s.image_mistakes import small_image, small_root, write
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="buildah makes containers as root, as image-check does"),
@@ -21,8 +22,12 @@ TAG = "localhost/small:1"
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory):
+def programs():
     install_programs()
+
+
+@pytest.fixture(scope="module")
+def store(programs, tmp_path_factory):
     store = Store(tmp_path_factory.mktemp("store"))
     yield store
     store.remove()
@@ -114,3 +119,20 @@ def test_only_what_the_image_is_made_of_gets_into_the_build(store, tmp_path):
     with store.opened(TAG) as image:
         there = {str(each.relative_to(image.root)) for each in image.root.rglob("*") if each.is_file()}
     assert there == wanted
+
+
+def test_a_server_that_cannot_start_is_found(programs, tmp_path):
+    """Without its weights, say: what it wrote is shown, and nothing of the container stays."""
+    image = small_image(tmp_path / "root")
+    for name in ("bin/sh", "bin/cp"):
+        (image.root / name).parent.mkdir(exist_ok=True)
+        shutil.copy(busybox(), image.root / name)
+    polyhead = image.root / VENV / "bin" / "polyhead"
+    polyhead.write_text('#!/bin/sh\n[ "$1" = key ] && exit 0\necho no weights\nexit 2\n', "utf-8")
+    found = dict(check_serving(image, tmp_path / "pod"))
+    assert found.pop("its export is copied to the pod's cache folder") == []
+    assert found.pop("it makes its first key") == []
+    ((name, (problem,)),) = found.items()
+    assert name == "it starts as process 1"
+    assert "exit code 2: no weights" in problem
+    assert not (tmp_path / "pod").exists()
