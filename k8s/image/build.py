@@ -165,22 +165,40 @@ def pip_of_this_machine() -> tuple[str, list[str]]:
             found.setdefault(name, []).extend(
                 each for each in value.split() if each not in found.get(name, [])
             )
-    paths = [Path(urlsplit(each).path) for values in found.values() for each in values if _is_local(each)]
-    # A simple index names its files relative to itself: ../../files/…
-    folders = {path.parent if path.name == "simple" else path for path in paths if path.exists()}
     if CERTIFICATES.exists():
         found["cert"] = [str(CERTIFICATES)]
-        folders.add(CERTIFICATES)
+    found, mounts = for_the_build(found)
     parser = configparser.ConfigParser(interpolation=None)
     parser["global"] = {name: " ".join(values) for name, values in found.items()}
     with tempfile.TemporaryFile("w+", encoding="utf-8") as file:
         parser.write(file)
         file.seek(0)
-        return file.read(), [f"{each}:{each}:ro" for each in sorted(folders)]
+        return file.read(), mounts
 
 
-def _is_local(where: str) -> bool:
-    return where.startswith(("/", "file:"))
+def for_the_build(found: Mapping[str, Sequence[str]]) -> tuple[dict[str, list[str]], list[str]]:
+    """The same settings of pip where this machine's folders are mounted, and the mounts.
+
+    Below /run, since the image keeps an empty folder where something was mounted.
+    """
+    everything = [each for values in found.values() for each in values]
+    folders = {folder for folder in map(_local, everything) if folder and folder.exists()}
+    targets = {folder: f"/run/pip/{number}" for number, folder in enumerate(sorted(folders))}
+
+    def moved(where: str) -> str:
+        folder = _local(where)
+        return where.replace(str(folder), targets[folder], 1) if folder in targets else where
+
+    settings = {name: [moved(each) for each in values] for name, values in found.items()}
+    return settings, [f"{folder}:{target}:ro" for folder, target in targets.items()]
+
+
+def _local(where: str) -> Path | None:
+    """The folder or file of this machine that is meant, if one is; a simple index names ../../files/…."""
+    if not where.startswith(("/", "file:")):
+        return None
+    path = Path(urlsplit(where).path)
+    return path.parent if path.name == "simple" else path
 
 
 def _run(*command: str | Path, environment: Mapping[str, str] | None = None) -> str:

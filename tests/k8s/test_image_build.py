@@ -8,7 +8,7 @@ import tarfile
 
 import pytest
 
-from k8s.image.build import Store, install_programs
+from k8s.image.build import Store, for_the_build, install_programs
 from k8s.image.check import check_serving
 from k8s.image.contents import VENV, check_contents
 from k8s.tools import ROOT, busybox
@@ -31,6 +31,27 @@ def store(programs, tmp_path_factory):
     store = Store(tmp_path_factory.mktemp("store"))
     yield store
     store.remove()
+
+
+def test_pip_finds_in_the_build_what_it_finds_on_this_machine(tmp_path):
+    for name in ("pypi/simple", "pypi-more/simple", "wheels"):
+        (tmp_path / name).mkdir(parents=True)
+    settings, mounts = for_the_build(
+        {
+            "index-url": ["https://pypi.example.com/simple"],
+            "extra-index-url": [f"file://{tmp_path}/pypi/simple", f"file://{tmp_path}/pypi-more/simple"],
+            "find-links": [f"{tmp_path}/wheels", f"{tmp_path}/nowhere"],
+        }
+    )
+    assert settings == {
+        "index-url": ["https://pypi.example.com/simple"],
+        "extra-index-url": ["file:///run/pip/0/simple", "file:///run/pip/1/simple"],
+        "find-links": ["/run/pip/2", f"{tmp_path}/nowhere"],
+    }
+    assert mounts == [
+        f"{tmp_path}/pypi:/run/pip/0:ro", f"{tmp_path}/pypi-more:/run/pip/1:ro",
+        f"{tmp_path}/wheels:/run/pip/2:ro"
+    ]  # fmt: skip
 
 
 def last_stage() -> str:
