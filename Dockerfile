@@ -30,7 +30,7 @@ RUN pip install --no-cache-dir --no-deps --require-hashes --requirement requirem
 COPY pyproject.toml README.md LICENSE ./
 COPY models models
 COPY service service
-RUN pip install --no-cache-dir --no-deps .
+RUN pip install --no-cache-dir --no-deps --no-build-isolation .
 WORKDIR /
 # What a first start would do for a minute.
 ENV POLYHEAD_CACHE_DIR=/var/cache/polyhead

@@ -2,7 +2,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: install demo test check k8s-check bench evidence serve format lock clean
+.PHONY: install demo test check k8s-check image-check bench evidence serve format lock clean
 
 install: .venv/installed
 
@@ -28,6 +28,11 @@ check: install
 # The first time it fetches promtool and checkov into build/.
 k8s-check: install
 	$(BIN)/python -m k8s.check
+
+# As root, on Debian; it installs buildah, crun and mmdebstrap. The CPU's torch comes from pytorch.org alone.
+VARIANT := cuda
+image-check: install
+	$(BIN)/python -m k8s.image.check $(VARIANT)
 
 # Twenty minutes; --quick takes one, and says nothing about speed.
 bench: install

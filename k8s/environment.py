@@ -29,9 +29,8 @@ def check_environment(objects: Sequence[Object], secrets: Sequence[Object]) -> I
             who = f"{workload.name}, container {container['name']}"
             try:
                 variables = variables_of(container, objects, secrets)
-                yield from (f"{who}: {each}" for each in _names(variables))
-                with _environment(variables):
-                    settings = Settings.model_validate({})  # reads the environment
+                yield from (f"{who}: {each}" for each in unknown_names(variables))
+                settings = settings_of(variables)
             except NotThere as error:
                 yield f"{who}: {error}"
             except (ValidationError, SettingsError) as error:
@@ -82,7 +81,13 @@ def _key(source: Mapping[str, str], key: str, name: str) -> str:
     return source[key]
 
 
-def _names(variables: Mapping[str, str]) -> Iterator[str]:
+def settings_of(variables: Mapping[str, str]) -> Settings:
+    """Raises: ValidationError, SettingsError: a value that the setting doesn't take."""
+    with _environment(variables):
+        return Settings.model_validate({})  # reads the environment
+
+
+def unknown_names(variables: Mapping[str, str]) -> Iterator[str]:
     known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields}
     for name in variables:
         if name not in known | FOREIGN:

@@ -44,6 +44,15 @@ def _of_prometheus(name: str) -> Path:
     return path
 
 
+def busybox() -> Path:
+    """A shell and its programs in one static file, for images of a test."""
+    path = TOOLS / "busybox" / "bin" / "busybox"
+    with _alone():
+        if not path.exists():
+            _unpack_from_debian("busybox-static", TOOLS / "busybox")
+    return path
+
+
 def checkov() -> Path:
     lock = ROOT / "k8s" / "checkov.lock"
     folder = TOOLS / "checkov"

@@ -106,12 +106,12 @@ TREE = {
     "tests/unit/": "one module at a time, without a network",
     "tests/integration/": "routes, engine and trainer over real stores and a tiny backbone",
     "tests/e2e/": "real processes: the demo, this page's walk-through, kill -9, SIGTERM",
-    "tests/k8s/": "mistakes planted in the manifests and the Dockerfile, each found",
+    "tests/k8s/": "mistakes planted in manifests, Dockerfile and images, each found",
     "docs/adaptation.md": "the strategies, their options, how they are served",
     "docs/offline-lab.md": "a tiny network learns new figures: the taught transfer and its exercises",
     "bench/": "make bench: Polyhead against the machine's limit and a plain LitServe app, side by side",
     "docs/benchmarks/": "what it measured, on what, and what profiling found",
-    "k8s/": "kustomize: base, overlays embedded, scale-out and gpu, alerts, dashboard; and their check",
+    "k8s/": "kustomize: base, overlays embedded, scale-out and gpu, alerts, dashboard; checks, image too",
     "Dockerfile": "the image, for CPUs and for CUDA",
     "docs/kubernetes.md": "from an empty cluster to a prediction, and on",
     "docs/scaling.md": "one replica, ten, a thousand: what bounds them, what they cost, and bulk work on Ray",
@@ -122,7 +122,7 @@ TREE = {
     "docs/decisions/": "what a newcomer would question, with what was measured",
     ".github/CONTRIBUTING.md": "set-up, habits, how to add a route, a backbone, a strategy",
     ".ci/run": "what CI runs",
-    "Makefile": "install, demo, test, check, k8s-check, bench, serve, lock",
+    "Makefile": "install, demo, test, check, k8s-check, image-check, bench, serve, lock",
     "pyproject.toml": "dependencies and the settings of every tool",
 }
 
