@@ -13,7 +13,7 @@ from service.errors import LostLease, NotReady, StoreUnavailable, UnknownRun, Un
 from service.metrics import TRAINER_RUNS
 from service.schemas.problems import describe
 from service.settings import Settings
-from service.store import Quotas, Store, open_store
+from service.store import Quotas, Store, check_schema, open_store
 from service.store.keys import task_prefix
 from service.store.notices import RUNS, Listener
 from service.store.records import TERMINAL_STATES, Run, RunKind
@@ -47,9 +47,12 @@ def run_trainer(
     """Work until `stop`: then the run in work goes back to the queue, and this returns in a second or two.
 
     Args:   ready: called once, before the first claim.
-    Raises: BackboneError: the backbone that the settings name can't be prepared.
+    Raises: BackboneError: the backbone that the settings name can't be prepared. NotReady: the schema is
+            another version's.
     """
     store = open_store(settings.resolved_database_url, settings.resolved_blob_url, Quotas.of(settings))
+    with suppress(StoreUnavailable):  # it may come back, and a claim waits for it
+        check_schema(store.database)
     threads = min(settings.inference_threads or MAX_THREADS, MAX_THREADS)
     backbone = BackboneJob(
         config=replace(settings.backbone_config, threads=threads), cache_dir=settings.cache_dir

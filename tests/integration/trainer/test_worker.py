@@ -209,3 +209,10 @@ def test_runs_are_counted_by_how_they_end(bench, work):
     queue_training(bench, task)
     assert work().state == "succeeded"
     assert counted() == [before[0] + 1, before[1] + 1]
+
+
+def test_a_trainer_refuses_another_version_s_schema(settings, store):
+    with store.database.write() as connection:
+        connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
+    with trainer(settings) as process:
+        assert process.wait(START_S) == 2
