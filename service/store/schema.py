@@ -49,10 +49,11 @@ def check_schema(database: Database, *, exactly: bool = False) -> None:
         return
     if found is not None and found not in known_revisions():
         raise NotReady(
-            f"the database's schema {found} is of a newer version, and this one needs {expected}: run that one"
+            f"the database's schema {found} is of a newer version: run that, for this one needs {expected}"
         )
     raise NotReady(
-        f"the database's schema is {found or 'empty'} and this version needs {expected}: run `polyhead migrate`"
+        f"the database's schema is {found or 'empty'} and this version needs {expected}: "
+        "run `polyhead migrate`"
     )
 
 
