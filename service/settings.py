@@ -172,8 +172,8 @@ class Settings(BaseSettings):
     blob_grace_s: Seconds = Field(
         86_400.0,
         description=(
-            "Seconds for which bytes are kept that nothing names any more: of what was deleted, or of crashed "
-            "uploads. Longer than any run, and than a backup takes."
+            "Seconds for which bytes are kept that nothing names any more: deleted, or never finished. "
+            "Longer than any run, and than a backup takes."
         ),
     )
     sweep_every_s: Seconds = Field(
