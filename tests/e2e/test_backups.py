@@ -64,6 +64,7 @@ def test_a_machine_s_backup_goes_to_a_cluster_and_back_and_answers_the_same(
         assert polyhead("verify", **urls).returncode == 0
         with serving(tmp_path / "second", **urls, **cache) as server, server.client() as client:
             assert same(predicted(client), before)
+            teach(client, range(8, 10))
             assert train(client)["version"] == 2
 
     done = polyhead("restore", on_s3, "--data-dir", tmp_path / "third" / "data", **cluster.environment)
