@@ -110,6 +110,9 @@ def verify(
 @contextmanager
 def _working(after_interruption: str) -> "Iterator[Console]":
     """A console for what is said on the way; trouble is one line and exit code 2."""
+    import sqlite3  # noqa: PLC0415
+    import tempfile  # noqa: PLC0415
+
     from rich.console import Console  # noqa: PLC0415
 
     from models.errors import PolyheadError  # noqa: PLC0415
@@ -121,6 +124,8 @@ def _working(after_interruption: str) -> "Iterator[Console]":
         yield Console(stderr=True, markup=False, highlight=False, emoji=False)
     except PolyheadError as error:
         fail(" ".join(str(error).split()), code=FAILED)
+    except (OSError, sqlite3.Error) as error:  # the places' own failures have names
+        fail(f"can't use the temporary folder {tempfile.gettempdir()}: {error}", code=FAILED)
     except KeyboardInterrupt:
         fail(f"interrupted: {after_interruption}", code=INTERRUPTED)
 

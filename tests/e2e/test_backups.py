@@ -11,9 +11,12 @@ from pathlib import Path
 import pytest
 
 from service.store import open_store
+from service.store.blobs import MULTIPART_FROM
+from service.store.keys import import_key
 from service.store.schema import newest
 from tests.e2e.test_replicas import predicted, teach, train
 from tests.integration.store.test_backups import upload
+from tests.integration.store.values import new_run
 from tests.servers import clean_environment, serving, variable
 from tests.stores import Cluster, OneMachine
 
@@ -167,3 +170,24 @@ def test_an_interrupted_backup_is_none_and_the_next_one_goes_on(
     assert [json.loads(path.read_text())["blobs"] for path in manifests] == [300]
     assert len(list(place.glob("backups/*"))) == 1
     assert polyhead("verify", place).returncode == 0
+
+
+def test_a_full_temporary_folder_is_one_line(data_dir: Path, tmp_path: Path) -> None:
+    """A large archive goes through it; the system refuses to write beyond a limit of this process."""
+    store = open_store(f"sqlite:///{data_dir}/polyhead.db", (data_dir / "blobs").as_uri())
+    task = store.tasks.create("default", "pets", "multiclass", now=1.0)
+    archive = import_key(task, "run_1")
+    store.blobs.put_new(archive, bytes(MULTIPART_FROM + 1))
+    store.runs.create("default", new_run(task, kind="import", options={"archive": archive}), now=1.0)
+    store.close()
+    program = (
+        "import resource; from service.__main__ import main\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (8 * 2**20, 8 * 2**20)); main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, "backup", tmp_path / "backups", "--data-dir", data_dir],
+        env=clean_environment(), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (2, "")
+    assert last_line(done).startswith("polyhead: can't use the temporary folder")
+    assert "Traceback" not in done.stderr
