@@ -40,6 +40,7 @@ def test_a_machine_s_backup_goes_to_a_cluster_and_back_and_answers_the_same(
     one_machine: OneMachine, cluster: Cluster, tmp_path: Path
 ) -> None:
     cache = {"cache_dir": str(tmp_path / "cache")}
+    answers = cache | {"trainers": "0"}
     (tmp_path / "first").mkdir()
     (tmp_path / "second").mkdir()
     on_s3 = f"{cluster.blobs()}/backups"
@@ -65,14 +66,13 @@ def test_a_machine_s_backup_goes_to_a_cluster_and_back_and_answers_the_same(
         assert (again.returncode, again.stdout) == (2, "")
         assert "polyhead: the database isn't empty" in again.stderr
         assert polyhead("verify", **urls).returncode == 0
-        with serving(tmp_path / "second", **urls, **cache) as server, server.client() as client:
+        with serving(tmp_path / "second", **urls, **answers) as server, server.client() as client:
             assert same(predicted(client), before)
-            teach(client, range(8, 10))
-            assert train(client)["version"] == 2
+            teach(client, range(8, 10))  # it goes on
 
     done = polyhead("restore", on_s3, "--data-dir", tmp_path / "third" / "data", **cluster.environment)
     assert done.returncode == 0, done.stderr
-    with serving(tmp_path / "third", **cache) as server, server.client() as client:
+    with serving(tmp_path / "third", **answers) as server, server.client() as client:
         assert same(predicted(client), before)
 
 
