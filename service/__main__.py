@@ -6,11 +6,13 @@ import sys
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from service.backup import commands as backups
 from service.client import commands
+from service.command import fail, load_settings
 from service.process import import_from_working_folder
 
 if TYPE_CHECKING:
@@ -178,6 +180,9 @@ def bulk_embed(
 
 app.command()(commands.push)
 app.command()(commands.predict)
+app.command()(backups.backup)
+app.command()(backups.restore)
+app.command()(backups.verify)
 
 key = typer.Typer(help="API keys: who may ask, and for what.", no_args_is_help=True)
 app.add_typer(key, name="key")
@@ -279,31 +284,6 @@ def _administering(data_dir: Path | None) -> "Iterator[Settings]":
         yield settings
     except PolyheadError as error:
         fail(str(error), code=2)
-
-
-def load_settings(**given: Any) -> "Settings":
-    """Read the environment; what was given on the command line wins. Ends the process for a wrong value."""
-    from pydantic import ValidationError  # noqa: PLC0415
-    from pydantic_settings import SettingsError  # noqa: PLC0415
-
-    from service.settings import Settings  # noqa: PLC0415
-
-    try:
-        return Settings(**{name: value for name, value in given.items() if value is not None})
-    except ValidationError as error:
-        for each in error.errors():
-            name = "_".join(str(part) for part in each["loc"]).upper()
-            ours = each["msg"].removeprefix("Value error, ")  # one of ours says what it wants to repeat
-            said = ours if each["type"] == "value_error" else f"{each['msg']}, not {each['input']!r}"
-            sys.stderr.write(f"POLYHEAD_{name}: {said}\n")
-    except SettingsError as error:
-        sys.stderr.write(f"{error}\n")
-    sys.exit(2)
-
-
-def fail(message: str, *, code: int) -> None:
-    sys.stderr.write(f"polyhead: {message}\n")
-    sys.exit(code)
 
 
 def main() -> None:

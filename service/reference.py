@@ -116,6 +116,7 @@ TREE = {
     "docs/kubernetes.md": "from an empty cluster to a prediction, and on",
     "docs/scaling.md": "one replica, ten, a thousand: what bounds them, what they cost, and bulk work on Ray",
     "docs/runbooks.md": "what to do at each alert",
+    "docs/backups.md": "backup, restore, verify; when deleted bytes go",
     "docs/keys.md": "who may do what: keys, scopes, tenants, peppers",
     "docs/settings.md": "every setting",
     "docs/errors.md": "every error code",

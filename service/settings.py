@@ -169,6 +169,16 @@ class Settings(BaseSettings):
         15.0, description="Seconds after which a silent trainer's run is given to another."
     )
     poll_s: Seconds = Field(0.2, description="Seconds between a trainer's looks for work.")
+    blob_grace_s: Seconds = Field(
+        86_400.0,
+        description=(
+            "Seconds for which bytes are kept that nothing names any more: deleted, or never finished. "
+            "Longer than any run, and than a backup takes."
+        ),
+    )
+    sweep_every_s: Seconds = Field(
+        3600.0, description="Seconds between a trainer's looks for such bytes, once for all trainers."
+    )
     max_attempts: Count = Field(3, description="Tries at a run whose trainer died.")
 
     @field_validator("database_url")

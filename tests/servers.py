@@ -77,17 +77,19 @@ def serving(
     *,
     backbone: str = TINY,
     command: tuple[str, ...] = SERVE,
+    cwd: Path | None = None,
     **environment: str,
 ) -> Iterator[Server]:
     """Start `polyhead serve`, wait until it is ready, and leave no process behind.
 
     Args:   folder: holds the data and the logs; a second start in the same folder finds the same data.
             command: after `python -m`.
+            cwd: where it stands; another checkout, with PYTHONPATH, runs that one's code.
             environment: settings by their names without the prefix, `max_batch_size="4"`; names in capitals
             are taken as they are.
     Raises: ServerDied.
     """
-    server = start(folder, backbone=backbone, command=command, **environment)
+    server = start(folder, backbone=backbone, command=command, cwd=cwd, **environment)
     try:
         wait_until_ready(server)
         yield server
@@ -96,7 +98,12 @@ def serving(
 
 
 def start(
-    folder: Path, *, backbone: str = TINY, command: tuple[str, ...] = SERVE, **environment: str
+    folder: Path,
+    *,
+    backbone: str = TINY,
+    command: tuple[str, ...] = SERVE,
+    cwd: Path | None = None,
+    **environment: str,
 ) -> Server:
     """Start the command without waiting; the caller must `kill_group`."""
     port = free_port()
@@ -106,6 +113,7 @@ def start(
     with output.open("wb") as out, log.open("wb") as err:
         process = subprocess.Popen(
             [sys.executable, "-m", *command],
+            cwd=cwd,
             env=clean_environment() | {variable(name): value for name, value in settings.items()},
             stdin=subprocess.DEVNULL,
             stdout=out,

@@ -15,9 +15,10 @@ from models.errors import PolyheadError
 from models.prepare import prepare_backbone
 from service.bulk.destination import Destination, MadeBy, UnusableDestination
 from service.bulk.parts import Part, cut
-from service.bulk.source import Source, as_url
+from service.bulk.source import Source
 from service.bulk.work import Work
 from service.settings import Settings
+from service.store.blobs import as_url
 
 WAVE = 1000  # parts whose names are held at once
 MOST_FAILED = 10  # files that could not be made: beyond it the run ends, since something is wrong with all

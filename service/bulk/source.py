@@ -40,11 +40,6 @@ class Found:
     modified: str  # any text that changes when the file does
 
 
-def as_url(place: str) -> str:
-    """A folder's path, or a URL, as a URL without a slash at its end."""
-    return place.rstrip("/") if "://" in place else Path(place).resolve().as_uri()
-
-
 class Source:
     """Safe to share between threads."""
 

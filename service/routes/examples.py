@@ -5,10 +5,9 @@ from functools import partial
 from typing import Annotated, Any
 
 import anyio.to_thread
-import structlog
-from fastapi import APIRouter, BackgroundTasks, Query, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 
-from models.errors import ImageTooLarge, InvalidImage, PolyheadError, UnsupportedImage
+from models.errors import ImageTooLarge, InvalidImage, UnsupportedImage
 from service.errors import (
     BodyTooLarge,
     InvalidField,
@@ -31,17 +30,15 @@ from service.schemas.bodies import UPLOAD
 from service.schemas.examples import AddedExamples, ExampleBody, Labelling
 from service.schemas.pages import After, Limit, PageBody
 from service.schemas.runs import RunBody
-from service.store.records import UNSET, Example, SplitName
+from service.store.records import UNSET, SplitName
 from service.web.dependencies import ExampleId, NotesDep, PartsDep, TaskDep, WaitDep
 from service.web.importing import queue_import
 from service.web.intake import take_in
-from service.web.parts import Parts
 from service.web.preferences import ended
 from service.web.problems import responses
 from service.web.submissions import open_upload
 
 router = APIRouter(prefix="/v1/tasks/{task}/examples", tags=["examples"])
-log = structlog.stdlib.get_logger(__name__)
 
 
 @router.post(
@@ -129,10 +126,9 @@ def update(
     operation_id="delete_example",
     responses=responses(UnknownTask, UnknownExample),
 )
-def delete(example: ExampleId, task: TaskDep, parts: PartsDep, later: BackgroundTasks) -> None:
+def delete(example: ExampleId, task: TaskDep, parts: PartsDep) -> None:
     """Delete an image and what is said of it, for good."""
-    gone = parts.store.examples.delete(task, example)
-    later.add_task(_sweep, parts, gone)
+    parts.store.examples.delete(task, example)
 
 
 @router.get(
@@ -171,10 +167,3 @@ def _changes(body: Labelling) -> dict[str, Any]:
         "group": body.group if "group" in said else UNSET,
         "split": body.split if "split" in said else UNSET,
     }
-
-
-def _sweep(parts: Parts, example: Example) -> None:
-    try:
-        parts.store.blobs.delete(example.blob_key)
-    except PolyheadError as error:
-        log.warning("a blob is left over", key=example.blob_key, reason=str(error))

@@ -2,14 +2,11 @@
 
 import time
 
-import structlog
-from fastapi import APIRouter, BackgroundTasks, Response
+from fastapi import APIRouter, Response
 
-from models.errors import PolyheadError
 from service.errors import ClassInUse, InvalidField, QuotaExceeded, StaleETag, TaskExists, UnknownTask
 from service.schemas.pages import After, Limit, PageBody
 from service.schemas.tasks import CreateTask, TaskBody, UpdateTask
-from service.store.keys import task_prefix
 from service.store.records import Task
 from service.web.dependencies import IfMatchDep, IfNoneMatchDep, NotesDep, PartsDep, TaskDep, TenantDep
 from service.web.etags import etag_of, is_known
@@ -17,7 +14,6 @@ from service.web.parts import Parts
 from service.web.problems import responses
 
 router = APIRouter(prefix="/v1/tasks", tags=["tasks"])
-log = structlog.stdlib.get_logger(__name__)
 
 
 def _shown(parts: Parts, task: Task, response: Response) -> TaskBody:
@@ -98,16 +94,7 @@ def update(
 @router.delete(
     "/{task}", status_code=204, operation_id="delete_task", responses=responses(UnknownTask, StaleETag)
 )
-def delete(task: TaskDep, parts: PartsDep, if_match: IfMatchDep, later: BackgroundTasks) -> None:
+def delete(task: TaskDep, parts: PartsDep, if_match: IfMatchDep) -> None:
     """Delete a task with its examples, runs and versions, for good. A run of it ends."""
-    gone = parts.store.tasks.delete(task.tenant, task.name, if_match=if_match.check(task.revision))
+    parts.store.tasks.delete(task.tenant, task.name, if_match=if_match.check(task.revision))
     parts.resolver.forget(task.tenant, task.name)
-    later.add_task(_sweep, parts, gone)
-
-
-def _sweep(parts: Parts, task: Task) -> None:
-    """Delete the bytes; what can't be deleted now is only space lost."""
-    try:
-        parts.store.blobs.delete_prefix(task_prefix(task.tenant, task.id))
-    except PolyheadError as error:
-        log.warning("blobs of a deleted task are left over", task=task.id, reason=str(error))

@@ -120,7 +120,7 @@ def factors(version: VersionNumber, task: TaskDep, parts: PartsDep) -> Response:
     found = parts.store.versions.get(task, version)
     if found.factors_key is None:
         raise NoFactors(task.name, version)
-    digest = found.factors_key.rpartition("/")[2].partition(".")[0]
+    digest = found.factors_key.rpartition("/")[2][:64]
     return _stream(parts, found.factors_key, _headers(task, found, "factors.safetensors", etag=digest))
 
 

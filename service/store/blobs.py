@@ -29,6 +29,11 @@ NO_BUCKET = re.compile(r"NoSuchBucket|ContainerNotFound|specified bucket does no
 NO_SPACE = re.compile(r"os error (27|28|122)\b")  # EFBIG, ENOSPC, EDQUOT
 
 
+def as_url(place: str) -> str:
+    """A folder's path, or a URL, as a URL without a slash at its end."""
+    return place.rstrip("/") if "://" in place else Path(place).resolve().as_uri()
+
+
 def object_store(url: str) -> Any:
     """A client of the object store at a URL, which is first reached when it is used."""
     return from_url(
@@ -36,6 +41,13 @@ def object_store(url: str) -> Any:
         client_options={"allow_http": True, "connect_timeout": "5s", "timeout": "600s"},
         retry_config={"max_retries": 3, "retry_timeout": timedelta(seconds=15)},
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listed:
+    key: str
+    size: int  # bytes
+    modified_at: float  # seconds since the epoch, UTC
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +61,7 @@ class Blobs:
 
     def __init__(self, url: str) -> None:
         """Raises: StoreUnavailable."""
+        self.url = url
         self._folder: Folder | None = None
         with _translated(url):
             if urlsplit(url).scheme == "file":
@@ -110,6 +123,30 @@ class Blobs:
         """All that lies directly here, not in a folder below. Raises: StoreUnavailable."""
         with _translated("names"):
             return {str(found["path"]) for found in obstore.list_with_delimiter(self._store)["objects"]}
+
+    def is_empty(self) -> bool:
+        """Raises: StoreUnavailable."""
+        return next(self.list(), None) is None
+
+    def folders(self, prefix: str = "") -> set[str]:
+        """The paths directly under `prefix` that have, or had, something below. Raises: StoreUnavailable."""
+        with _translated(prefix):
+            found = obstore.list_with_delimiter(self._store, prefix or None)["common_prefixes"]
+            return {str(path).rstrip("/") for path in found}
+
+    def list(self, prefix: str = "") -> Iterator[Listed]:
+        """All that lies under `prefix`, which ends with a slash; what is of one folder comes in one piece.
+
+        Raises: StoreUnavailable.
+        """
+        with _translated(prefix):
+            for listed in obstore.list(self._store, prefix or None, chunk_size=1000):
+                for found in listed:
+                    yield Listed(
+                        key=str(found["path"]),
+                        size=int(found["size"]),
+                        modified_at=found["last_modified"].timestamp(),
+                    )
 
     def ping(self) -> None:
         """Raises: StoreUnavailable."""

@@ -141,7 +141,7 @@ class Examples:
     def delete(self, task: Task, example_id: str) -> Example:
         """Delete the row, and the embedding unless another example of the tenant shows the same image.
 
-        The caller deletes the blob.
+        The blob goes with a later sweep.
 
         Raises: UnknownTask, UnknownExample.
         """

@@ -36,16 +36,45 @@ def migrate(database_url: str, revision: str = "head") -> None:
         engine.dispose()
 
 
-def check_schema(database: Database) -> None:
-    """Raises: NotReady unless the schema is the one that this code was written for."""
-    expected = ScriptDirectory.from_config(_config()).get_current_head()
+def check_schema(database: Database, *, exactly: bool = False) -> None:
+    """Refuse a schema that is neither this code's own nor the next release's, which only adds to it.
+
+    Args:   exactly: refuse the next one, too, of which this code doesn't know the whole.
+    Raises: NotReady.
+    """
+    expected = newest()
     with database.read() as connection:
-        found = MigrationContext.configure(connection).get_current_revision()
-    if found != expected:
+        found = revision_of(connection)
+    if found == expected or (found == _next(expected) and not exactly):
+        return
+    if found is not None and found not in known_revisions():
         raise NotReady(
-            f"the database's schema is {found or 'empty'} and this version needs {expected}: "
-            "run `polyhead migrate`"
+            f"the database's schema {found} is of a newer version: run that, for this one needs {expected}"
         )
+    raise NotReady(
+        f"the database's schema is {found or 'empty'} and this version needs {expected}: "
+        "run `polyhead migrate`"
+    )
+
+
+def newest() -> str:
+    """The revision of the schema that this code was written for."""
+    return known_revisions()[0]
+
+
+def known_revisions() -> list[str]:
+    """Newest first."""
+    return [step.revision for step in ScriptDirectory.from_config(_config()).walk_revisions()]
+
+
+def revision_of(connection: Connection) -> str | None:
+    """The schema that a database has; None: it has none."""
+    return MigrationContext.configure(connection).get_current_revision()
+
+
+def _next(revision: str) -> str:
+    """Revisions are numbers in four digits, and a release adds one at most."""
+    return f"{int(revision) + 1:04d}"
 
 
 def _config() -> Config:
@@ -58,9 +87,10 @@ def _config() -> Config:
 def _run(connection: Connection, revision: str) -> None:
     config = _config()
     config.attributes["connection"] = connection
-    current = MigrationContext.configure(connection).get_current_revision()
-    script = ScriptDirectory.from_config(config)
-    known = [step.revision for step in script.walk_revisions()]  # newest first
+    current = revision_of(connection)
+    known = known_revisions()
+    if current == _next(known[0]) and revision == "head":
+        return  # the next release has been here, and this one can work with that
     if current is not None and current not in known:
         raise NotReady(
             f"the database's schema {current} is of a newer version: run that, or restore a backup"

@@ -245,6 +245,30 @@ aliases = Table(
     ForeignKeyConstraint(["task_id", "version"], ["versions.task_id", "versions.number"], ondelete="CASCADE"),
 )
 
+# Kept by triggers, whoever makes the change; a migration that copies `aliases` or `tasks` makes them anew.
+alias_changes = Table(
+    "alias_changes",
+    metadata,
+    Column("shard", Integer, primary_key=True, autoincrement=False),
+    Column("count", BigInteger, nullable=False),
+)
+
+# Blobs that no row names, as a sweep has found them.
+orphans = Table(
+    "orphans",
+    metadata,
+    Column("key", Text, primary_key=True),  # of a blob, or with a slash at its end of all of a deleted task
+    Column("seen_at", Double, nullable=False),  # first
+)
+
+# Who did what is done once for all processes, now and then.
+turns = Table(
+    "turns",
+    metadata,
+    Column("name", String(32), primary_key=True),
+    Column("taken_at", Double, nullable=False),
+)
+
 api_keys = Table(
     "api_keys",
     metadata,

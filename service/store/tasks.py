@@ -113,7 +113,7 @@ class Tasks:
             return task_of(connection, {**row, **changed})
 
     def delete(self, tenant: str, name: str, *, if_match: int | None = None) -> Task:
-        """Delete the task and all that hangs on it; the caller sweeps its blobs (`keys.task_prefix`).
+        """Delete the task and all that hangs on it; its blobs go with a later sweep (`sweeping`).
 
         Raises: UnknownTask, StaleETag.
         """

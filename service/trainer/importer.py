@@ -214,17 +214,17 @@ class _Import:
         return [items[entry.index] for entry, _ in chunk]
 
     def _add_rows(self, images: Sequence[NewExample]) -> list[AddResult]:
-        """Add examples whose bytes are stored; bytes that no row refers to are taken back."""
-        store, results = self.bench.store, list[AddResult]()
-        try:
-            results = store.examples.add(
-                self.task, images, backbone_digest=self.bench.identity.digest, now=time.time()
-            )
-        finally:
-            created = [result.status == "created" for result in results] or [False] * len(images)
-            for image, kept in zip(images, created, strict=True):
-                if not kept:
-                    store.blobs.delete(image.blob_key)
+        """Add examples whose bytes are stored; bytes that no row refers to are taken back.
+
+        Where that fails they stay: the rows may be there, and only the word of it lost. A sweep will tell.
+        """
+        store = self.bench.store
+        results = store.examples.add(
+            self.task, images, backbone_digest=self.bench.identity.digest, now=time.time()
+        )
+        for image, result in zip(images, results, strict=True):
+            if result.status != "created":
+                store.blobs.delete(image.blob_key)
         return results
 
     def _result(self, counts: Mapping[str, int]) -> dict[str, Any]:

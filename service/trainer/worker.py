@@ -13,8 +13,7 @@ from service.errors import LostLease, NotReady, StoreUnavailable, UnknownRun, Un
 from service.metrics import TRAINER_RUNS
 from service.schemas.problems import describe
 from service.settings import Settings
-from service.store import Quotas, Store, open_store
-from service.store.keys import task_prefix
+from service.store import Quotas, Store, check_schema, open_store
 from service.store.notices import RUNS, Listener
 from service.store.records import TERMINAL_STATES, Run, RunKind
 from service.telemetry import AUDIT
@@ -22,6 +21,7 @@ from service.trainer.child import Child, ChildCrashed
 from service.trainer.importer import import_archive
 from service.trainer.jobs import IDENTIFY, WARM, BackboneJob
 from service.trainer.lease import Cancelled, Lease, Stopping
+from service.trainer.sweeper import Sweeper
 from service.trainer.training import train
 from service.trainer.workbench import Workbench
 
@@ -47,9 +47,12 @@ def run_trainer(
     """Work until `stop`: then the run in work goes back to the queue, and this returns in a second or two.
 
     Args:   ready: called once, before the first claim.
-    Raises: BackboneError: the backbone that the settings name can't be prepared.
+    Raises: BackboneError: the backbone that the settings name can't be prepared. NotReady: the schema is
+            another version's.
     """
     store = open_store(settings.resolved_database_url, settings.resolved_blob_url, Quotas.of(settings))
+    with suppress(StoreUnavailable):  # it may come back, and a claim waits for it
+        check_schema(store.database)
     threads = min(settings.inference_threads or MAX_THREADS, MAX_THREADS)
     backbone = BackboneJob(
         config=replace(settings.backbone_config, threads=threads), cache_dir=settings.cache_dir
@@ -61,12 +64,13 @@ def run_trainer(
         log.info("trainer_ready", backbone=bench.identity.name, digest=bench.identity.digest)
         count_from_zero()
         ready()
-        while not stop.is_set():
-            run = _claim(bench, stop)
-            if run is None:
-                queue.wait(settings.poll_s, stop)
-            else:
-                work_on(run, bench, stop)
+        with Sweeper(store, settings):
+            while not stop.is_set():
+                run = _claim(bench, stop)
+                if run is None:
+                    queue.wait(settings.poll_s, stop)
+                else:
+                    work_on(run, bench, stop)
     except Stopping:
         pass
     finally:
@@ -117,8 +121,6 @@ def work_on(run: Run, bench: Workbench, stop: threading.Event) -> None:
         except (LostLease, UnknownTask, NotReady) as error:
             # A store that can't be written to can't be told; another attempt follows the end of the lease.
             log.info("run_dropped", reason=str(error))
-            with suppress(NotReady):
-                _sweep(run, bench.store)
         else:
             _audit(run, bench.store)
 
@@ -175,11 +177,3 @@ def _audit(run: Run, store: Store) -> None:
             "end_run", tenant=ended.tenant, task_name=ended.task_name, kind=ended.kind, state=ended.state,
             version=ended.version, published=ended.published, result=ended.result,
         )  # fmt: skip
-
-
-def _sweep(run: Run, store: Store) -> None:
-    """Delete what was written under a task after its deletion had swept."""
-    try:
-        store.tasks.get_by_id(run.task_id)
-    except UnknownTask:
-        store.blobs.delete_prefix(task_prefix(run.tenant, run.task_id))

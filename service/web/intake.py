@@ -17,7 +17,7 @@ import structlog
 
 from models.errors import PolyheadError
 from models.preprocess import DecodedImage, perceptual_hash
-from service.errors import DeadlineExceeded, NotReady, Overloaded
+from service.errors import DeadlineExceeded, NotReady, Overloaded, StoreUnavailable
 from service.labelling import check_fits
 from service.store.keys import image_key
 from service.store.records import AddResult, NewExample, SplitName, Task
@@ -67,6 +67,8 @@ async def take_in(parts: Parts, task: Task, submitted: Sequence[Submitted], *, n
     add = partial(parts.store.examples.add, task, new, backbone_digest=parts.identity.digest, now=now)
     try:
         added = await anyio.to_thread.run_sync(add)
+    except StoreUnavailable:
+        raise  # the rows may be there, and only the word of it lost: a sweep will tell
     except PolyheadError:
         await _delete(parts, images)
         raise

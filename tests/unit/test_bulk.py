@@ -23,9 +23,10 @@ from service.bulk.destination import MARK, Destination, MadeBy, UnusableDestinat
 from service.bulk.embedding import PartEmbedder
 from service.bulk.parts import Part, cut
 from service.bulk.run import MOST_FAILED, BulkFailed, BulkOptions, Tally, bulk_embed
-from service.bulk.source import Found, Source, SourceUnavailable, as_url
+from service.bulk.source import Found, Source, SourceUnavailable
 from service.bulk.work import Work
 from service.settings import Settings
+from service.store.blobs import as_url
 from tests.servers import clean_environment
 
 TINY = BackboneConfig(name="tests.networks:tiny")

@@ -1,12 +1,17 @@
 """Examples: uploaded in every shape, listed, relabelled, deleted."""
 
 import base64
+import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from service.errors import Overloaded
+from service.errors import Overloaded, StoreUnavailable
+from service.store.examples import Examples
+from service.store.sweeping import sweep
+from tests.integration.routes.local import Local
 from tests.integration.routes.photos import data_uri, encoded, files, photo
 
 
@@ -294,13 +299,18 @@ def test_a_bad_relabelling_changes_nothing(client, task, body):
     assert client.get(f"/v1/tasks/{task}/examples/{id_}").json() == before
 
 
-def test_a_deleted_example_is_gone_with_its_bytes(client, service, task):
+def test_a_deleted_example_is_gone_and_its_bytes_after_the_grace_time(client, service, task):
     id_ = upload(client, task, photo("red", 0), label="red").json()["data"][0]["id"]
     known = service.store.examples.get(service.store.tasks.get("default", task), id_)
     assert client.delete(f"/v1/tasks/{task}/examples/{id_}").status_code == 204
     assert client.get(f"/v1/tasks/{task}/examples/{id_}").status_code == 404
-    assert not (service.settings.data_dir / "blobs" / known.blob_key).exists()
     assert upload(client, task, photo("red", 0), label="blue").status_code == 201
+    assert (service.settings.data_dir / "blobs" / known.blob_key).exists()
+    for days in (2, 4):
+        sweep(service.store.database, service.store.blobs, grace_s=86_400, now=time.time() + days * 86_400)
+    gone = service.settings.data_dir / "blobs" / known.blob_key
+    assert not gone.exists()
+    assert len(list(gone.parent.iterdir())) == 1, "the same image under another label"
 
 
 def test_no_blob_is_left_by_what_was_not_created(client, service, task):
@@ -324,3 +334,22 @@ def test_unusual_modes_are_accepted(client, task, mode):
     image = Image.fromarray(pixels) if mode == "I;16" else Image.new("RGB", (40, 40), "red").convert(mode)
     data = encoded(image, "JPEG" if mode == "CMYK" else "PNG")
     assert upload(client, task, data, label=mode).status_code == 201
+
+
+class Unheard(Examples):
+    """Adds, and the word of it is lost on the way: as a connection that breaks at its commit."""
+
+    def add(self, *args, **options):
+        super().add(*args, **options)
+        raise StoreUnavailable
+
+
+def test_bytes_stay_where_it_is_not_known_whether_their_rows_are_there(client, service, task):
+    """The same upload again finds duplicates: they must have their bytes."""
+    lossy = replace(service.store, examples=Unheard(service.store.database))
+    with Local(service.settings, lossy, service.engine, service.prepared).client as unheard:
+        said = upload(unheard, task, photo("red", 0), label="red")
+    assert (said.status_code, said.json()["code"]) == (503, "store_unavailable")
+    again = upload(client, task, photo("red", 0), label="red").json()["data"][0]
+    assert again["status"] == "duplicate"
+    assert client.get(f"/v1/tasks/{task}/examples/{again['id']}/image").content == photo("red", 0)

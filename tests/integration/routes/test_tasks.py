@@ -1,8 +1,11 @@
 """Tasks: registered, listed, changed, deleted."""
 
+import time
+
 import pytest
 
 from service.store.keys import task_prefix
+from service.store.sweeping import sweep
 
 
 def test_a_task_is_registered(client):
@@ -130,13 +133,16 @@ def test_a_task_that_is_held_already_is_not_sent_again(client, task):
     assert (answer.status_code, answer.content) == (304, b"")
 
 
-def test_a_deleted_task_is_gone_with_its_images(client, service, trained):
+def test_a_deleted_task_is_gone_and_its_images_after_the_grace_time(client, service, trained):
     known = service.store.tasks.get("default", trained)
     folder = service.settings.data_dir / "blobs" / task_prefix("default", known.id)
     assert folder.exists()
     assert client.delete(f"/v1/tasks/{trained}").status_code == 204
     assert client.get(f"/v1/tasks/{trained}").status_code == 404
     assert client.post(f"/v1/tasks/{trained}/predict", json={"input": "QUJD"}).status_code == 404
+    assert folder.exists()
+    for days in (0, 2):
+        sweep(service.store.database, service.store.blobs, grace_s=86_400, now=time.time() + days * 86_400)
     assert not folder.exists()
 
 

@@ -1,3 +1,5 @@
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 from models.errors import BackboneMismatch
@@ -196,6 +198,28 @@ def test_the_stamp_is_another_one_after_every_change_of_what_is_served(
     assert changed()
     store.tasks.delete(TENANT, "birds")
     assert changed()
+    # A version is served by its number, too.
+    store.aliases.delete(task, PRODUCTION, BACKBONE)
+    assert changed()
+    store.tasks.delete(TENANT, task.name)
+    assert changed()
+
+
+def test_the_stamp_counts_changes_where_they_are_committed(store: Store, publish) -> None:
+    """Two at once, on tasks of the same count or not: whatever is seen after the one or the other is new."""
+    named = [store.tasks.create(TENANT, f"task-{number}", "multiclass", now=1.0) for number in range(24)]
+    for each in named:
+        publish(each, move=False)
+    before = store.aliases.stamp()
+
+    def move(of: Task) -> int:
+        store.aliases.put(of, "canary", 1, backbone_digest=BACKBONE, now=1.0)
+        return store.aliases.stamp()
+
+    with ThreadPoolExecutor(8) as threads:
+        seen = list(threads.map(move, named))
+    assert min(seen) > before
+    assert store.aliases.stamp() == max(seen) == before + len(named)
 
 
 def test_the_stamp_stays_while_others_only_upload_and_train(store: Store, task: Task, publish) -> None:

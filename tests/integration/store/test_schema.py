@@ -1,5 +1,6 @@
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from service.errors import NotReady
 from service.store import Store, check_schema, migrate
 from service.store.database import Database
 from service.store.records import Task
-from service.store.schema import MIGRATIONS
+from service.store.schema import MIGRATIONS, known_revisions, newest
 from service.store.tables import metadata
 from tests.integration.store.values import TENANT
 from tests.stores import Pair
@@ -109,6 +110,32 @@ def test_a_schema_of_a_newer_version_is_left_alone(empty_url: str, empty: Databa
         migrate(empty_url)
     with pytest.raises(NotReady, match="9999"):
         check_schema(empty)
+
+
+def test_the_next_release_s_schema_will_do_and_the_one_after_it_not(empty_url: str, empty: Database) -> None:
+    """A release only adds to the schema, and takes away one release later: so the two run side by side."""
+    migrate(empty_url)
+    for ahead, fits in ((1, True), (2, False)):
+        revision = f"{int(newest()) + ahead:04d}"
+        with empty.write() as connection:
+            connection.exec_driver_sql(f"UPDATE alembic_version SET version_num = '{revision}'")
+        for use in (lambda: check_schema(empty), lambda: migrate(empty_url)):
+            with nullcontext() if fits else pytest.raises(NotReady, match="newer version"):
+                use()
+        with pytest.raises(NotReady, match=f"{revision} is of a newer version"):
+            check_schema(empty, exactly=True)
+
+
+def test_the_last_release_s_schema_is_refused_until_it_is_migrated(empty_url: str, empty: Database) -> None:
+    migrate(empty_url, known_revisions()[1])
+    with pytest.raises(NotReady, match="polyhead migrate"):
+        check_schema(empty)
+
+
+def test_revisions_are_numbers_in_a_row() -> None:
+    """How a server knows the next release's schema, which it has never seen."""
+    known = known_revisions()
+    assert known == [f"{number:04d}" for number in range(len(known), 0, -1)]
 
 
 def test_a_folder_is_made_for_the_database(tmp_path: Path) -> None:

@@ -4,13 +4,16 @@ import json
 import tempfile
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from service.errors import UnknownBlob, UnknownTask
+from service.errors import StoreUnavailable, UnknownBlob, UnknownTask
+from service.store.examples import Examples
 from service.store.ids import new_id
 from service.store.records import DEFAULT_TENANT
+from service.store.sweeping import sweep
 from service.trainer.importer import import_archive, scratch_file
 from service.trainer.lease import Lease
 from service.trainer.worker import work_on
@@ -302,4 +305,26 @@ def test_a_task_deleted_while_it_is_filled_leaves_nothing(bench, settings):
     work_on(run, bench, threading.Event())
     with pytest.raises(UnknownTask):
         bench.store.tasks.get(TENANT, task.name)
+    for days in (0, 2):
+        sweep(bench.store.database, bench.store.blobs, grace_s=86_400, now=time.time() + days * 86_400)
     assert not [path for path in (settings.data_dir / "blobs").rglob("*") if path.is_file()]
+
+
+class Unheard(Examples):
+    """Adds, and the word of it is lost on the way: as a connection that breaks at its commit."""
+
+    def add(self, *args, **options):
+        super().add(*args, **options)
+        raise StoreUnavailable
+
+
+def test_bytes_stay_where_it_is_not_known_whether_their_rows_are_there(bench):
+    task = new_task(bench.store)
+    queue_import(bench, task, zipped(FOLDERS), run_id="run_1")
+    run = bench.store.runs.claim(0.0, 3)
+    lossy = replace(bench.store, examples=Unheard(bench.store.database))
+    work_on(run, replace(bench, store=lossy), threading.Event())
+    added = bench.store.examples.for_training(task)
+    assert len(added) == 6
+    for example in added:
+        assert bench.store.blobs.size(example.blob_key) == example.size

@@ -3,6 +3,7 @@
 import io
 import json
 import threading
+import time
 
 import numpy as np
 import onnx
@@ -16,6 +17,7 @@ from models.runtime import HeadSession, open_runtime
 from service.errors import UnknownTask
 from service.store.keys import task_prefix
 from service.store.records import DEFAULT_TENANT, PRODUCTION
+from service.store.sweeping import sweep
 from service.trainer.lease import Lease
 from service.trainer.training import train
 from service.trainer.worker import work_on
@@ -275,6 +277,8 @@ def test_a_task_deleted_while_it_is_trained_leaves_nothing(bench, settings):
     with pytest.raises(UnknownTask):
         bench.store.tasks.get(TENANT, task.name)
     folder = settings.data_dir / "blobs" / task_prefix(TENANT, task.id)
+    for days in (0, 2):
+        sweep(bench.store.database, bench.store.blobs, grace_s=86_400, now=time.time() + days * 86_400)
     assert not [path for path in folder.rglob("*") if path.is_file()]
 
 

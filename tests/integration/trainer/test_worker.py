@@ -13,6 +13,7 @@ import httpx
 import pytest
 from prometheus_client import REGISTRY
 
+from service.store.keys import task_prefix
 from service.store.records import DEFAULT_TENANT
 from service.trainer.worker import work_on
 from tests.integration.trainer.tasks import (
@@ -209,3 +210,24 @@ def test_runs_are_counted_by_how_they_end(bench, work):
     queue_training(bench, task)
     assert work().state == "succeeded"
     assert counted() == [before[0] + 1, before[1] + 1]
+
+
+def test_a_trainer_refuses_another_version_s_schema(settings, store):
+    with store.database.write() as connection:
+        connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
+    with trainer(settings) as process:
+        assert process.wait(START_S) == 2
+
+
+def test_a_trainer_sweeps_what_a_deleted_task_has_left(settings, bench):
+    gone, kept = (new_task(bench.store, name=name) for name in ("gone", "kept"))
+    for task in (gone, kept):
+        add(bench, task, colours(1))
+    bench.store.tasks.delete(TENANT, gone.name)
+    folder = settings.data_dir / "blobs"
+    assert (folder / task_prefix(TENANT, gone.id)).exists()
+    with trainer(settings, POLYHEAD_SWEEP_EVERY_S="0.1", POLYHEAD_BLOB_GRACE_S="0.5") as process:
+        wait_for(lambda: not (folder / task_prefix(TENANT, gone.id)).exists())
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+    assert len([path for path in folder.rglob("images/*") if path.is_file()]) == 3
