@@ -98,7 +98,10 @@ def _open_bench(
 def _claim(bench: Workbench, stop: threading.Event) -> Run | None:
     try:
         return bench.store.runs.claim(
-            bench.settings.lease_s, bench.settings.max_attempts, ended=bench.store.discard_archive
+            bench.settings.lease_s,
+            bench.settings.max_attempts,
+            backbone_digest=bench.identity.digest,
+            ended=bench.store.discard_archive,
         )
     except NotReady as error:
         log.warning("no_claim", reason=str(error))
