@@ -50,10 +50,7 @@ def run_trainer(
     Raises: BackboneError: the backbone that the settings name can't be prepared.
     """
     store = open_store(settings.resolved_database_url, settings.resolved_blob_url, Quotas.of(settings))
-    threads = min(settings.inference_threads or MAX_THREADS, MAX_THREADS)
-    backbone = BackboneJob(
-        config=replace(settings.backbone_config, threads=threads), cache_dir=settings.cache_dir
-    )
+    backbone = backbone_of(settings)
     child = Child(WARM, backbone)
     queue = Listener(store.database, RUNS)
     try:
@@ -73,6 +70,13 @@ def run_trainer(
         child.close()
         queue.close()
         store.close()
+
+
+def backbone_of(settings: Settings) -> BackboneJob:
+    threads = min(settings.inference_threads or MAX_THREADS, MAX_THREADS)
+    return BackboneJob(
+        config=replace(settings.backbone_config, threads=threads), cache_dir=settings.cache_dir
+    )
 
 
 def count_from_zero() -> None:

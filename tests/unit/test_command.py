@@ -34,7 +34,7 @@ def test_help_imports_nothing_heavy():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "HEAVY []" in done.stdout
-    for command in ("serve", "worker", "migrate", "openapi", "bulk-embed"):
+    for command in ("serve", "worker", "migrate", "openapi", "bulk-embed", "backbone"):
         assert command in done.stdout
 
 
