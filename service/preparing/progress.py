@@ -2,10 +2,9 @@
 
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
-from types import TracebackType
-from typing import Any, Self
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
 
 from service.errors import NotReady, UnknownRun
 from service.store import Store
@@ -32,30 +31,23 @@ class Narrator:
             self._say(described(progress))
 
 
-class Following:
-    """While its block lasts, the progress of a run is told, whoever works on it."""
+@contextmanager
+def following(store: Store, run: Run, narrator: Narrator) -> Iterator[None]:
+    """Tell the progress of a run meanwhile, whoever works on it."""
+    over = threading.Event()
 
-    def __init__(self, store: Store, run: Run, narrator: Narrator) -> None:
-        self._store = store
-        self._run = run
-        self._narrator = narrator
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._follow, name=f"follow-{run.id}", daemon=True)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._over.set()
-        self._thread.join()
-
-    def _follow(self) -> None:
-        while not self._over.wait(LOOK_S):
+    def follow() -> None:
+        while not over.wait(LOOK_S):
             with suppress(NotReady, UnknownRun):
-                self._narrator.tell(self._store.runs.get(self._run.tenant, self._run.id).progress)
+                narrator.tell(store.runs.get(run.tenant, run.id).progress)
+
+    thread = threading.Thread(target=follow, name=f"follow-{run.id}", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def described(progress: dict[str, Any]) -> str:

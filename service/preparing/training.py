@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from models.errors import PolyheadError
 from service.errors import NotReady, RunActive, RunEnded, UnknownRun
-from service.preparing.progress import Following, Narrator
+from service.preparing.progress import Narrator, following
 from service.store.records import TERMINAL_STATES, NewRun, Run, Task, Version
 from service.trainer.gathering import chunks, vectors_of
 from service.trainer.lease import Stopping
@@ -101,7 +101,7 @@ class Trainer:
         """Work on what is queued for this backbone until the run has ended, here or at another trainer."""
         store, settings = self.bench.store, self.bench.settings
         try:
-            with Following(store, run, narrator):
+            with following(store, run, narrator):
                 while run.state not in TERMINAL_STATES:
                     self.check()
                     claimed = store.runs.claim(

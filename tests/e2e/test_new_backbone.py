@@ -32,6 +32,8 @@ class Clients:
     servers: list[Server]  # of each client
     answers: list[tuple[str, str, int]] = field(default_factory=list)  # server's URL, task, version
     failures: list[str] = field(default_factory=list)
+    asked: dict[int, str] = field(default_factory=dict)  # by client: the URL that its request is at
+    _moving: threading.Lock = field(default_factory=threading.Lock)
     _stop: threading.Event = field(default_factory=threading.Event)
     _threads: list[threading.Thread] = field(default_factory=list)
 
@@ -53,6 +55,17 @@ class Clients:
             assert time.monotonic() < end, (self.failures, "too few answers")
             time.sleep(0.05)
 
+    def move(self, client: int, server: Server) -> None:
+        with self._moving:
+            self.servers[client] = server
+
+    def gone_from(self, server: Server, within_s: float = 60.0) -> None:
+        """Wait until no request is at a server that is nobody's any more."""
+        end = time.monotonic() + within_s
+        while server.url in self.asked.values():
+            assert time.monotonic() < end, "a request is still at it"
+            time.sleep(0.05)
+
     def from_(self, server: Server) -> int:
         return sum(url == server.url for url, _, _ in self.answers)
 
@@ -61,15 +74,19 @@ class Clients:
         # A connection for each request, as in tests/e2e/load.py.
         with httpx.Client(timeout=60, limits=httpx.Limits(max_keepalive_connections=0)) as client:
             while not self._stop.wait(PACE_S):
-                server, task = self.servers[at], ("colours", "few")[number % 2]
+                task = ("colours", "few")[number % 2]
                 number += 1
                 image = files(photo(LABELS[number % 2], 10_000 * (at + 1) + number))
+                with self._moving:
+                    server = self.servers[at]
+                    self.asked[at] = server.url
                 try:
                     answer = client.post(f"{server.url}/v1/tasks/{task}/predict", files=image)
                     assert answer.status_code == 200, answer.text
                     self.answers.append((server.url, task, answer.json()["version"]))
                 except (httpx.HTTPError, AssertionError) as error:
                     self.failures.append(f"{server.url} {type(error).__name__}: {error}")
+                self.asked[at] = ""
 
 
 @pytest.fixture
@@ -101,14 +118,13 @@ def test_a_new_backbone_takes_over_without_a_failed_request(shared, tmp_path):
             assert states == {"colours": "published", "few": "published"}
             assert said["settings"]["POLYHEAD_BACKBONE"] == NEW
             with serving(tmp_path / "new", backbone=NEW, **shared) as new:
-                clients.servers[0] = new  # as in a rollout: some are there, some not yet
+                clients.move(0, new)  # as in a rollout: some are there, some not yet
                 clients.after(new)
                 clients.after(old)
                 with new.client(timeout=300) as their:
                     assert train(their, "colours", seed=1, publish="always")["published"]
-                clients.servers[1] = new
-                clients.after(new)
-                time.sleep(2)  # whatever was sent to the old one is answered
+                clients.move(1, new)
+                clients.gone_from(old)
                 assert old.stop() == 0
                 clients.after(new)
                 new_digest = backbone_of(new.url)
