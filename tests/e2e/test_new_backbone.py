@@ -44,6 +44,9 @@ class Clients:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.end()
+
+    def end(self) -> None:
         self._stop.set()
         for thread in self._threads:
             thread.join()
@@ -127,6 +130,7 @@ def test_a_new_backbone_takes_over_without_a_failed_request(shared, tmp_path):
                 clients.gone_from(old)
                 assert old.stop() == 0
                 clients.after(new)
+                clients.end()  # before the new one is
                 new_digest = backbone_of(new.url)
                 used = set(clients.answers)
                 digests = {(task, number): digest_of(new.url, task, number) for _, task, number in used}
