@@ -162,16 +162,26 @@ def interval(
     found = []
     for _ in range(RESAMPLES):
         rows = rng.integers(0, len(targets), len(targets))
-        if kind == "multiclass":  # by far the most frequent, and the report of all metrics takes long
-            found.append(float(correct(kind, targets[rows], scores[rows]).mean()))
-            continue
-        value = evaluate(kind, labels, targets[rows], scores[rows])["primary"]["value"]
+        value = _primary(kind, labels, targets[rows], scores[rows])
         if value is not None:
             found.append(float(value))
     if not found:
         return None
     low, high = np.percentile(found, COVERED)
     return float(low), float(high)
+
+
+def _primary(kind: Kind, labels: tuple[str, ...], targets: Targets, scores: FloatArray) -> float | None:
+    """As `evaluate` gives it, without the report of all metrics, which takes many times as long."""
+    if kind == "multiclass":
+        return float(correct(kind, targets, scores).mean())
+    if kind == "multilabel":
+        return _mean(
+            metrics.average_precision_score(targets[:, column], scores[:, column])
+            for column in range(len(labels))
+            if targets[:, column].any()
+        )
+    return float(metrics.root_mean_squared_error(targets, scores[:, 0].astype(np.float64)))
 
 
 def align_scores(scores: FloatArray, labels: Sequence[str], onto: Sequence[str]) -> FloatArray:

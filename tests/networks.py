@@ -59,3 +59,12 @@ def wide() -> Backbone:
         module.add_module("body", nn.Sequential(nn.Conv2d(64, 16, 2, stride=2), nn.ReLU()))
         module.add_module("pool", nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()))
     return replace(tiny(), module=module, name="wide")
+
+
+def blind() -> Backbone:
+    """As `tiny`, to which every image looks the same."""
+    module = tiny().module
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.zero_()
+    return replace(tiny(), module=module, name="blind")

@@ -1,7 +1,7 @@
 """Aliases: the movable pointers to versions, one set for each backbone."""
 
 import builtins
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import sqlalchemy as sa
@@ -12,7 +12,7 @@ from service.errors import InvalidField, NothingPublished, StaleETag, UnknownAli
 from service.store.checks import check_alias_name
 from service.store.database import Database
 from service.store.publishing import point
-from service.store.records import PRODUCTION, Alias, Resolved, Task
+from service.store.records import PRODUCTION, Alias, Resolved, Served, Task
 from service.store.tables import alias_changes, aliases, tasks, versions
 from service.store.tasks import find_task, lock_task, task_of
 from service.store.versions import resolve_version, resolved_of, select_resolved
@@ -37,6 +37,32 @@ class Aliases:
         with self._database.read() as connection:
             rows = connection.execute(statement.order_by(aliases.c.name)).mappings()
             return [_record(row) for row in rows]
+
+    def served(self, backbone_digest: str) -> builtins.list[Served]:
+        """Every version behind an alias of this backbone, of all tenants, by tenant, task and version."""
+        statement = (
+            sa.select(aliases, tasks.c.name.label("task_name"))
+            .join(tasks, tasks.c.id == aliases.c.task_id)
+            .where(aliases.c.backbone_digest == backbone_digest)
+            .order_by(aliases.c.tenant, tasks.c.name, aliases.c.version, aliases.c.name)
+        )
+        found: dict[tuple[str, str, str, int], builtins.list[Alias]] = {}
+        with self._database.read() as connection:
+            for row in connection.execute(statement).mappings():
+                own = {column: value for column, value in row.items() if column != "task_name"}
+                key = (row["tenant"], row["task_id"], row["task_name"], row["version"])
+                found.setdefault(key, []).append(_record(own))
+        return [
+            Served(tenant=tenant, task_id=id_, task_name=name, version=version, aliases=tuple(pointing))
+            for (tenant, id_, name, version), pointing in found.items()
+        ]
+
+    def backbones(self) -> dict[str, int]:
+        """For how many tasks something is published on each backbone, by its digest."""
+        counted = sa.func.count(aliases.c.task_id.distinct())
+        statement = sa.select(aliases.c.backbone_digest, counted).group_by(aliases.c.backbone_digest)
+        with self._database.read() as connection:
+            return {digest: count for digest, count in connection.execute(statement)}  # noqa: C416 - rows to pairs, for mypy
 
     def put(
         self,
@@ -173,5 +199,5 @@ def _key(task: Task, name: str, backbone_digest: str) -> tuple[sa.ColumnElement[
     )
 
 
-def _record(row: RowMapping) -> Alias:
+def _record(row: Mapping[Any, Any]) -> Alias:
     return Alias(**{column: value for column, value in row.items() if column != "tenant"})

@@ -19,26 +19,39 @@ from service.store.records import UNSET, ImportItem, NewVersion, Run, RunState, 
 from service.store.run_rows import append_event, append_state, lock_task_of, read_run
 from service.store.tables import import_items, runs, tasks
 
+ABANDONED_S = 600.0  # a trainer that is scaled up for a run has long begun by then
+
 
 class Claims:
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def claim(
-        self, lease_s: float, max_attempts: int, *, ended: Callable[[Run], None] = lambda _: None
+        self,
+        lease_s: float,
+        max_attempts: int,
+        *,
+        backbone_digest: str | None = None,
+        abandoned_s: float | None = ABANDONED_S,
+        ended: Callable[[Run], None] = lambda _: None,
     ) -> Run | None:
         """The oldest run that is queued, or whose trainer fell silent; it is the caller's for `lease_s`.
 
         One whose attempts are used up fails, one that was to be cancelled is, and the next is looked at.
 
-        Args: ended: told each run that has ended so.
+        Args: backbone_digest: of the caller. Another backbone's runs are left to its own trainers, which may
+              be there beside this one; None: they aren't.
+              abandoned_s: without a sign of such a trainer, after which its runs are claimed all the same,
+              so that somebody says that they fail; None: never.
+              ended: told each run that has ended so.
         """
+        claimable = _claimable(backbone_digest, abandoned_s)
         with self._database.read() as connection:  # an idle poll takes no lock
-            if connection.execute(_claimable()).first() is None:
+            if connection.execute(claimable).first() is None:
                 return None
         given_up: list[Run] = []
         with self._database.write() as connection:
-            claimed = _claim_next(connection, lease_s, max_attempts, given_up)
+            claimed = _claim_next(connection, _claiming(claimable, lease_s), max_attempts, given_up)
         for run in given_up:
             ended(run)
         return claimed
@@ -146,21 +159,35 @@ class Claims:
             )
 
 
-def _claimable() -> sa.Select[tuple[str]]:
+def _claimable(backbone_digest: str | None, abandoned_s: float | None) -> sa.Select[tuple[str]]:
     silent = (runs.c.state == "running") & (runs.c.lease_until < database_clock())
-    return (
+    found = (
         sa.select(runs.c.id)
         .join(tasks, tasks.c.id == runs.c.task_id)
         .where((runs.c.state == "queued") | silent)
         .order_by(runs.c.created_at, runs.c.id)
         .limit(1)
     )
+    if backbone_digest is None:
+        return found
+    may = (runs.c.backbone_digest == backbone_digest) | runs.c.cancel_requested
+    return found.where(may if abandoned_s is None else may | _abandoned(abandoned_s))
 
 
-def _claiming(lease_s: float) -> sa.sql.dml.ReturningUpdate[Any]:
+def _abandoned(abandoned_s: float) -> sa.ColumnElement[bool]:
+    """Old enough, and no trainer of its backbone has worked lately: one that is busy comes to it later."""
+    since = database_clock() - abandoned_s
+    theirs = runs.alias("theirs")
+    worked = (theirs.c.backbone_digest == runs.c.backbone_digest) & (theirs.c.heartbeat_at > since)
+    # Those that run are few and have an index; all others are looked through only where none of them tells.
+    at_work = sa.exists().where(theirs.c.state == "running", worked)
+    return (runs.c.created_at < since) & ~at_work & ~sa.exists().where(worked)
+
+
+def _claiming(claimable: sa.Select[tuple[str]], lease_s: float) -> sa.sql.dml.ReturningUpdate[Any]:
     # SKIP LOCKED lets trainers claim side by side on PostgreSQL; SQLite has one writer and leaves it out. It
     # is of the task too (`lock_task_of`): while that is written to or deleted, its run is passed over.
-    oldest = _claimable().with_for_update(skip_locked=True, key_share=True).scalar_subquery()
+    oldest = claimable.with_for_update(skip_locked=True, key_share=True).scalar_subquery()
     return (
         sa.update(runs)
         .where(runs.c.id == oldest)
@@ -176,9 +203,11 @@ def _claiming(lease_s: float) -> sa.sql.dml.ReturningUpdate[Any]:
     )
 
 
-def _claim_next(connection: Connection, lease_s: float, max_attempts: int, given_up: list[Run]) -> Run | None:
+def _claim_next(
+    connection: Connection, claiming: sa.Executable, max_attempts: int, given_up: list[Run]
+) -> Run | None:
     """Claim a run that may go on; those that end instead are added to `given_up`."""
-    while (row := connection.execute(_claiming(lease_s)).mappings().one_or_none()) is not None:
+    while (row := connection.execute(claiming).mappings().one_or_none()) is not None:
         if row["cancel_requested"]:
             _end(connection, row["id"], "cancelled")
         elif row["attempt"] - row["released"] > max_attempts:

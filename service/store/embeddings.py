@@ -63,18 +63,30 @@ class Embeddings:
         self, task: Task, backbone_digest: str, *, labelled_only: bool, limit: int, after: str | None = None
     ) -> list[Example]:
         """Examples without an embedding on this backbone, oldest first, from beyond the id `after`."""
-        there = sa.exists().where(
-            embeddings.c.tenant == examples.c.tenant,
-            embeddings.c.image_digest == examples.c.image_digest,
-            embeddings.c.backbone_digest == backbone_digest,
-        )
-        statement = sa.select(examples).where(examples.c.task_id == task.id, ~there)
+        statement = sa.select(examples).where(examples.c.task_id == task.id, ~_there(backbone_digest))
         if labelled_only:
             statement = statement.where(examples.c.labelled)
         if after is not None:
             statement = statement.where(examples.c.id > after)
         with self._database.read() as connection:
             return read_examples(connection, statement.order_by(examples.c.id).limit(limit))
+
+    def count_missing(self, task: Task, backbone_digest: str) -> int:
+        """Examples without an embedding on this backbone, labelled or not."""
+        counted = sa.select(sa.func.count()).select_from(examples)
+        with self._database.read() as connection:
+            return connection.execute(
+                counted.where(examples.c.task_id == task.id, ~_there(backbone_digest))
+            ).scalar_one()
+
+
+def _there(backbone_digest: str) -> sa.Exists:
+    """Whether an example's image has its embedding."""
+    return sa.exists().where(
+        embeddings.c.tenant == examples.c.tenant,
+        embeddings.c.image_digest == examples.c.image_digest,
+        embeddings.c.backbone_digest == backbone_digest,
+    )
 
 
 def put_embeddings(

@@ -228,6 +228,17 @@ class Alias:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Served:
+    """A version that servers of one backbone answer from, whoever's task it is of."""
+
+    tenant: str
+    task_id: str
+    task_name: str
+    version: int
+    aliases: tuple[Alias, ...]  # that point at it, by name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Resolved:
     """What a prediction needs to know of a version, which is immutable, and of the alias that led to it."""
 

@@ -67,6 +67,18 @@ class Versions:
             number: int | None = connection.execute(statement).scalar_one_or_none()
         return number
 
+    def find_counterpart(self, task: Task, version: Version, backbone_digest: str) -> int | None:
+        """The newest version on another backbone by the recipe of this one, on its data or newer."""
+        statement = sa.select(sa.func.max(versions.c.number)).where(
+            versions.c.task_id == task.id,
+            versions.c.options_digest == options_digest(version.strategy, version.options),
+            versions.c.data_revision >= version.data_revision,
+            versions.c.backbone_digest == backbone_digest,
+        )
+        with self._database.read() as connection:
+            number: int | None = connection.execute(statement).scalar_one()
+        return number
+
     def find_linear(self, task: Task, backbone_digest: str) -> LinearVersion | None:
         """The newest version of strategy head on older data that has the task's labels and no hidden layer.
 

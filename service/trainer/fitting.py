@@ -52,6 +52,12 @@ PARITY_EMBEDDINGS = 256  # of the task's own, on which an exported MLP must answ
 BATCH = 8  # images in one pass: more are no faster on a CPU, and progress comes in steps of it
 
 
+def prepare(job: BackboneJob, report: Report) -> None:
+    """Export the backbone unless it is cached. Raises: BackboneError."""
+    del report
+    prepared(job)
+
+
 def warm(job: BackboneJob, report: Report) -> None:
     """Prepare the backbone, give way to everything else on this machine, then open the runtime.
 

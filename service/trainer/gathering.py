@@ -13,6 +13,7 @@ from service.errors import RunFailed, UnknownBlob, UnknownExample
 from service.store import Store
 from service.store.records import Example, Task
 from service.trainer.child import Report
+from service.trainer.jobs import Embedded
 from service.trainer.lease import Lease
 from service.trainer.workbench import CHUNK_BYTES, CHUNK_IMAGES, Countdown, Workbench
 
@@ -70,15 +71,23 @@ def embeddings_of(snapshot: Snapshot, bench: Workbench, *, report: Report, lease
             report=lambda progress, done=done: countdown.show(done + progress["done"]),  # type: ignore[misc]
             lease=lease,
         )
-        new = {}
-        for (example, _), answer in zip(chunk, answers, strict=True):
-            if isinstance(answer, PolyheadError):
-                raise RunFailed(f"the image of example {example.id} can't be read: {answer}")
-            new[example.image_digest] = answer.embedding
+        new = vectors_of(chunk, answers)
         bench.store.embeddings.put_many(tenant, new, digest)
         found |= new
         done += len(chunk)
     return found
+
+
+def vectors_of(
+    chunk: Sequence[tuple[Example, bytes]], answers: Sequence[Embedded | PolyheadError]
+) -> dict[str, bytes]:
+    """What was made of a chunk, by image digest. Raises: RunFailed: an image can't be decoded."""
+    vectors = {}
+    for (example, _), answer in zip(chunk, answers, strict=True):
+        if isinstance(answer, PolyheadError):
+            raise RunFailed(f"the image of example {example.id} can't be read: {answer}")
+        vectors[example.image_digest] = answer.embedding
+    return vectors
 
 
 def chunks(store: Store, task: Task, examples: Sequence[Example]) -> Iterator[list[tuple[Example, bytes]]]:
@@ -161,7 +170,7 @@ def dataset_of(snapshot: Snapshot, embeddings: dict[str, bytes]) -> Dataset:
         labels=task.classes,
         ids=tuple(each.id for each in examples),
         embeddings=np.frombuffer(rows, "<f4").astype(np.float32).reshape(len(examples), -1),
-        targets=_targets(task, examples),
+        targets=targets_of(task, examples),
         groups=tuple(each.group for each in examples),
         hashes=np.array([each.perceptual_hash for each in examples], dtype=np.uint64),
         splits=tuple(each.split for each in examples),
@@ -169,7 +178,7 @@ def dataset_of(snapshot: Snapshot, embeddings: dict[str, bytes]) -> Dataset:
     )
 
 
-def _targets(task: Task, examples: Sequence[Example]) -> Targets:
+def targets_of(task: Task, examples: Sequence[Example]) -> Targets:
     """(N,) int64 class numbers | (N, C) bool | (N,) float64 values, by kind."""
     if task.kind == "regression":
         return np.array([each.value for each in examples], dtype=np.float64)

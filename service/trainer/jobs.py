@@ -1,6 +1,6 @@
 """What goes to the trainer's child and comes back: values, and the names of the functions that take them.
 
-The functions are in `fitting`, `scratch`, `tuning` and `networks`, which only the child imports: the trainer
+The functions are in `fitting` and the modules that `Work` names, which only the child imports: the trainer
 itself stays small.
 """
 
@@ -221,6 +221,36 @@ class Judged:
     count: int  # examples
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeighJob:
+    """The answers of two versions, on two backbones, to the same examples."""
+
+    kind: Kind
+    labels: tuple[str, ...]  # the task's classes now
+    targets: Targets  # as in Dataset, by those labels
+    old_labels: tuple[str, ...]
+    old_scores: FloatArray  # (N, C')
+    new_labels: tuple[str, ...]
+    new_scores: FloatArray  # (N, C'')
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeighedScore:
+    value: float | None  # None: undefined on these examples
+    interval: tuple[float, float] | None  # 95 %
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Weighed:
+    metric: str
+    higher_is_better: bool
+    count: int  # examples
+    old: WeighedScore
+    new: WeighedScore
+    spread: float = 1.0  # what a difference is measured by: 1, or the deviation of a regression's targets
+
+
+PREPARE: Work[BackboneJob, None] = Work("prepare")
 WARM: Work[BackboneJob, None] = Work("warm")
 IDENTIFY: Work[BackboneJob, BackboneIdentity] = Work("identify")
 EMBED: Work[EmbedJob, list[Embedded | PolyheadError]] = Work("embed")
@@ -236,3 +266,4 @@ FINISH_RUNG: Work[str, Fitted] = Work("finish_rung", "rungs")
 DROP_RUNG: Work[str, None] = Work("drop_rung", "rungs")
 EXPORT: Work[ExportJob, Exported] = Work("export")
 JUDGE: Work[JudgeJob, Judged] = Work("judge")
+WEIGH: Work[WeighJob, Weighed] = Work("weigh", "weighing")

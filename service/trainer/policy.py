@@ -59,7 +59,7 @@ def decide(
         reason = f"version {production} is in production already, and the run asked for publish: first"
         return Decision(publish=False, reason=reason, production=production)
     try:
-        old = _evaluated(store, store.versions.get(task, production))
+        old = evaluated(store, store.versions.get(task, production))
     except (UnknownVersion, UnknownBlob):
         old = Evaluated(ids=(), labels=(), scores=new.scores[:0])
     return _if_better(production, dataset, new, old, judge)
@@ -95,8 +95,8 @@ def _figure(value: float | None) -> str:
     return "undefined" if value is None else f"{value:.4f}"
 
 
-def _evaluated(store: Store, version: Version) -> Evaluated:
-    """Raises: UnknownBlob."""
+def evaluated(store: Store, version: Version) -> Evaluated:
+    """What a version answered when it was evaluated. Raises: UnknownBlob."""
     data = store.blobs.get(version.predictions_key)
     with np.load(io.BytesIO(data), allow_pickle=False) as kept:
         return Evaluated(ids=tuple(kept["ids"].tolist()), labels=version.labels, scores=kept["scores"])

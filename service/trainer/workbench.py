@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from models.errors import BackboneMismatch, PolyheadError
 from models.identity import BackboneIdentity
@@ -20,6 +20,13 @@ from service.trainer.lease import Lease
 
 CHUNK_IMAGES = 64  # that go to the child, and to the store, at once
 CHUNK_BYTES = 32 * 2**20
+
+
+class Hold(Protocol):
+    """A run's lease, or what else says whether work goes on."""
+
+    def check(self) -> None:
+        """Raises: Interrupted, or another reason to stop: the work is no longer wanted."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,12 +51,12 @@ class Workbench:
         if run.backbone_digest != self.identity.digest:
             raise BackboneMismatch(fitted_on=run.backbone_digest, serving=self.identity.digest)
 
-    def call(self, work: Work[Job, Result], job: Job, *, report: Report, lease: Lease) -> Result:
+    def call(self, work: Work[Job, Result], job: Job, *, report: Report, lease: Hold) -> Result:
         """Run a piece of work in the child, as long as the lease is held. Raises: as `Child.call`."""
         return self.child.call(work, job, report=report, check=lease.check)
 
     def embed(
-        self, images: Sequence[bytes], *, report: Report, lease: Lease
+        self, images: Sequence[bytes], *, report: Report, lease: Hold
     ) -> list[Embedded | PolyheadError]:
         job = EmbedJob(
             backbone=self.backbone, images=tuple(images), max_pixels=self.settings.max_image_pixels

@@ -53,10 +53,7 @@ def run_trainer(
     store = open_store(settings.resolved_database_url, settings.resolved_blob_url, Quotas.of(settings))
     with suppress(StoreUnavailable):  # it may come back, and a claim waits for it
         check_schema(store.database)
-    threads = min(settings.inference_threads or MAX_THREADS, MAX_THREADS)
-    backbone = BackboneJob(
-        config=replace(settings.backbone_config, threads=threads), cache_dir=settings.cache_dir
-    )
+    backbone = backbone_of(settings)
     child = Child(WARM, backbone)
     queue = Listener(store.database, RUNS)
     try:
@@ -77,6 +74,13 @@ def run_trainer(
         child.close()
         queue.close()
         store.close()
+
+
+def backbone_of(settings: Settings) -> BackboneJob:
+    threads = min(settings.inference_threads or MAX_THREADS, MAX_THREADS)
+    return BackboneJob(
+        config=replace(settings.backbone_config, threads=threads), cache_dir=settings.cache_dir
+    )
 
 
 def count_from_zero() -> None:
@@ -102,7 +106,10 @@ def _open_bench(
 def _claim(bench: Workbench, stop: threading.Event) -> Run | None:
     try:
         return bench.store.runs.claim(
-            bench.settings.lease_s, bench.settings.max_attempts, ended=bench.store.discard_archive
+            bench.settings.lease_s,
+            bench.settings.max_attempts,
+            backbone_digest=bench.identity.digest,
+            ended=bench.store.discard_archive,
         )
     except NotReady as error:
         log.warning("no_claim", reason=str(error))

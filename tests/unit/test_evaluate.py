@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, balanced_accuracy_score, f1_score, log_loss, r2_score
 
-from models.evaluate import align_scores, compare, correct, evaluate, losses
+from models.evaluate import align_scores, compare, correct, evaluate, interval, losses
 
 LABELS = ("cat", "dog", "owl")
 TARGETS = np.array([0, 0, 1, 1, 1, 2])
@@ -150,3 +150,19 @@ def test_scores_of_an_older_version_are_aligned_by_label():
     assert align_scores(old, ("dog", "cat"), ("cat", "owl", "dog")).tolist() == [
         [pytest.approx(0.3), 0.0, pytest.approx(0.7)]
     ]
+
+
+@pytest.mark.parametrize("kind", ["multiclass", "multilabel", "regression"])
+def test_an_interval_is_of_the_metric_that_is_reported(kind):
+    """With as many copies of one example as there are, no resampling changes anything."""
+    targets = {
+        "multiclass": np.zeros(6, dtype=np.int64),
+        "multilabel": np.tile([True, False], (6, 1)),
+        "regression": np.full(6, 3.0),
+    }[kind]
+    scores = np.tile(np.array([[0.7, 0.2]], dtype=np.float32), (6, 1))
+    if kind == "regression":
+        scores = scores[:, :1]
+    labels = () if kind == "regression" else ("a", "b")
+    reported = evaluate(kind, labels, targets, scores)["primary"]["value"]
+    assert interval(kind, labels, targets, scores) == (pytest.approx(reported), pytest.approx(reported))

@@ -13,7 +13,14 @@ from service.errors import (
 )
 from service.store import Store
 from service.store.records import PRODUCTION, Task
-from tests.integration.store.values import BACKBONE, OTHER_BACKBONE, TENANT, new_example
+from tests.integration.store.values import (
+    BACKBONE,
+    OTHER_BACKBONE,
+    TENANT,
+    new_example,
+    new_run,
+    new_version,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -228,3 +235,26 @@ def test_the_stamp_stays_while_others_only_upload_and_train(store: Store, task: 
     store.examples.add(task, [new_example("a", "cat")], backbone_digest=BACKBONE, now=1.0)
     store.tasks.update(TENANT, task.name, description="changed", now=2.0)
     assert store.aliases.stamp() == before
+
+
+def test_what_a_backbone_serves_is_listed_over_all_tenants(store: Store, publish) -> None:
+    task = store.tasks.create(TENANT, "birds", "multiclass", now=1.0)
+    theirs = store.tasks.create("acme", "pets", "multiclass", now=1.0)
+    for number, backbone in enumerate((BACKBONE, BACKBONE, OTHER_BACKBONE), start=1):
+        assert publish(task, backbone_digest=backbone, move=number != 1) == number
+    store.aliases.put(task, "canary", 2, backbone_digest=BACKBONE, now=1.0)
+    store.aliases.put(task, "steady", 1, pinned=True, backbone_digest=BACKBONE, now=1.0)
+    served = store.aliases.served(BACKBONE)
+    assert [(each.task_id, each.version) for each in served] == [(task.id, 1), (task.id, 2)]
+    pointing = [[(alias.name, alias.pinned) for alias in each.aliases] for each in served]
+    assert pointing == [[("steady", True)], [("canary", False), (PRODUCTION, False)]]
+    assert [each.version for each in store.aliases.served(OTHER_BACKBONE)] == [3]
+    assert store.aliases.backbones() == {BACKBONE: 1, OTHER_BACKBONE: 1}
+
+    store.runs.create("acme", new_run(theirs), now=1.0)
+    run = store.runs.claim(60, 3)
+    assert run is not None
+    store.runs.publish(run.id, run.attempt, new_version(), publish=True, reason="told to")
+    of_both = [(each.tenant, each.task_name) for each in store.aliases.served(BACKBONE)]
+    assert of_both == [("acme", "pets"), (TENANT, "birds"), (TENANT, "birds")]
+    assert store.aliases.backbones() == {BACKBONE: 2, OTHER_BACKBONE: 1}

@@ -9,10 +9,11 @@ import sqlalchemy as sa
 
 from service.errors import LostLease, UnknownRun
 from service.store import Store
+from service.store.claims import ABANDONED_S
 from service.store.records import ImportItem, Run, Task
 from service.store.tables import tasks
 from service.store.tasks import find_task
-from tests.integration.store.values import TENANT, new_run, new_version
+from tests.integration.store.values import BACKBONE, OTHER_BACKBONE, TENANT, new_run, new_version
 from tests.stores import on_a_cluster
 
 SHORT_S = 0.02
@@ -211,3 +212,53 @@ def test_a_run_whose_task_is_being_deleted_is_passed_over(store: Store, task: Ta
         claimed = threads.submit(claim, store)
         assert claimed.result(20).id == waiting.id
         deletion.execute(sa.delete(tasks).where(tasks.c.id == task.id))
+
+
+def test_a_trainer_leaves_another_backbone_s_run_to_its_trainers(store: Store, task: Task) -> None:
+    other = store.tasks.create(TENANT, "other", "multiclass", now=1.0)
+    now = time.time()
+    theirs = store.runs.create(TENANT, new_run(other, backbone_digest=OTHER_BACKBONE), now=now - 30)
+    mine = store.runs.create(TENANT, new_run(task), now=now)
+    assert claim_of(store, BACKBONE) == mine.id
+    assert claim_of(store, BACKBONE) is None
+    assert claim_of(store, OTHER_BACKBONE) == theirs.id
+
+
+def test_a_run_that_no_trainer_of_its_backbone_takes_is_taken_by_another_in_the_end(
+    store: Store, task: Task
+) -> None:
+    """That can only fail it, and say why; else it would be active for ever."""
+    old = store.runs.create(
+        TENANT, new_run(task, backbone_digest=OTHER_BACKBONE), now=time.time() - ABANDONED_S - 60
+    )
+    assert store.runs.claim(60, 3, backbone_digest=BACKBONE, abandoned_s=None) is None
+    assert claim_of(store, BACKBONE) == old.id
+
+
+@pytest.mark.parametrize("ended", [False, True], ids=["at work", "just done"])
+def test_a_run_that_waits_for_a_busy_trainer_of_its_backbone_is_not_abandoned(
+    store: Store, task: Task, *, ended: bool
+) -> None:
+    other = store.tasks.create(TENANT, "other", "multiclass", now=1.0)
+    long_ago = time.time() - ABANDONED_S - 60
+    busy = store.runs.create(TENANT, new_run(other, backbone_digest=OTHER_BACKBONE), now=long_ago)
+    assert claim_of(store, OTHER_BACKBONE) == busy.id
+    waiting = store.runs.create(TENANT, new_run(task, backbone_digest=OTHER_BACKBONE), now=long_ago)
+    if ended:
+        store.runs.finish(busy.id, 1, "succeeded")
+    assert claim_of(store, BACKBONE) is None
+    assert claim_of(store, OTHER_BACKBONE) == waiting.id
+
+
+def test_a_silent_run_that_is_to_be_cancelled_is_any_trainer_s_to_end(store: Store, task: Task) -> None:
+    run = store.runs.create(TENANT, new_run(task, backbone_digest=OTHER_BACKBONE), now=time.time())
+    claim_and_die(store)
+    assert claim_of(store, BACKBONE) is None
+    store.runs.cancel(TENANT, run.id)
+    assert claim_of(store, BACKBONE) is None
+    assert store.runs.get(TENANT, run.id).state == "cancelled"
+
+
+def claim_of(store: Store, backbone_digest: str) -> str | None:
+    run = store.runs.claim(60, 3, backbone_digest=backbone_digest)
+    return None if run is None else run.id

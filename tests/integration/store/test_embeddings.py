@@ -35,6 +35,8 @@ def test_missing_embeddings_are_named_oldest_first(store: Store, task: Task) -> 
     assert missing(OTHER_BACKBONE, labelled_only=False) == ["1.png", "2.png"]
     last = store.embeddings.missing(task, OTHER_BACKBONE, labelled_only=False, limit=2)[-1].id
     assert missing(OTHER_BACKBONE, labelled_only=False, after=last) == ["3.png", "4.png"]
+    counts = [store.embeddings.count_missing(task, backbone) for backbone in (BACKBONE, OTHER_BACKBONE)]
+    assert counts == [3, 4]
 
 
 def test_a_duplicate_upload_can_bring_the_embedding(store: Store, task: Task) -> None:

@@ -140,3 +140,15 @@ def test_an_equal_version_is_found_whatever_the_order_of_its_options(
     assert store.versions.find_equal(task, "head", equal | {"a": 2}, 4, BACKBONE) is None
     assert store.versions.find_equal(task, "lora", equal, 4, BACKBONE) is None
     assert store.versions.find_equal(task, "head", equal, 4, OTHER_BACKBONE) is None
+
+
+def test_a_version_s_counterpart_on_another_backbone_has_its_recipe_and_no_older_data(
+    store: Store, task: Task, publish
+) -> None:
+    number = publish(task, data_revision=3)
+    old = store.versions.get(task, number)
+    for unlike in ({"data_revision": 2}, {"data_revision": 3, "options": {"seed": 1}}):
+        publish(task, backbone_digest=OTHER_BACKBONE, **unlike)
+    assert store.versions.find_counterpart(task, old, OTHER_BACKBONE) is None
+    first, newer = (publish(task, backbone_digest=OTHER_BACKBONE, data_revision=at) for at in (3, 4))
+    assert first < newer == store.versions.find_counterpart(task, old, OTHER_BACKBONE)
