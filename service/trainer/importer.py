@@ -220,12 +220,19 @@ class _Import:
             results = store.examples.add(
                 self.task, images, backbone_digest=self.bench.identity.digest, now=time.time()
             )
-        finally:
-            created = [result.status == "created" for result in results] or [False] * len(images)
-            for image, kept in zip(images, created, strict=True):
-                if not kept:
-                    store.blobs.delete(image.blob_key)
+        except StoreUnavailable:
+            raise  # perhaps the rows are there all the same, and need their bytes
+        except PolyheadError:
+            self._take_back(images, results)
+            raise
+        self._take_back(images, results)
         return results
+
+    def _take_back(self, images: Sequence[NewExample], results: Sequence[AddResult]) -> None:
+        created = [result.status == "created" for result in results] or [False] * len(images)
+        for image, kept in zip(images, created, strict=True):
+            if not kept:
+                self.bench.store.blobs.delete(image.blob_key)
 
     def _result(self, counts: Mapping[str, int]) -> dict[str, Any]:
         fates = ("created", "duplicates", "conflicts", "failed")

@@ -3,6 +3,7 @@
 import time
 
 from models.errors import PolyheadError
+from service.errors import StoreUnavailable
 from service.store.ids import new_id
 from service.store.keys import import_key
 from service.store.records import NewRun, Run, Task
@@ -13,7 +14,8 @@ from service.web.uploads import ArchivePart
 def queue_import(parts: Parts, task: Task, archive: ArchivePart) -> Run:
     """Store an archive and queue the run that imports it; blocks while the bytes are copied.
 
-    Raises: RunActive, UnknownTask, StoreFull, StoreUnavailable: nothing is left behind.
+    Raises: RunActive, UnknownTask, StoreFull: nothing is left behind.
+            StoreUnavailable: perhaps a run that nobody was told of, with its archive.
     """
     run_id = new_id("run")
     key = import_key(task, run_id)
@@ -29,6 +31,8 @@ def queue_import(parts: Parts, task: Task, archive: ArchivePart) -> Run:
     try:
         parts.store.blobs.put_new(key, archive.path)
         return parts.store.runs.create(task.tenant, run, time.time())
+    except StoreUnavailable:
+        raise
     except PolyheadError:
         parts.store.blobs.delete(key)
         raise

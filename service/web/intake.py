@@ -17,7 +17,7 @@ import structlog
 
 from models.errors import PolyheadError
 from models.preprocess import DecodedImage, perceptual_hash
-from service.errors import DeadlineExceeded, NotReady, Overloaded
+from service.errors import DeadlineExceeded, NotReady, Overloaded, StoreUnavailable
 from service.labelling import check_fits
 from service.store.keys import image_key
 from service.store.records import AddResult, NewExample, SplitName, Task
@@ -57,7 +57,8 @@ class _Image:
 async def take_in(parts: Parts, task: Task, submitted: Sequence[Submitted], *, now: float) -> list[AddResult]:
     """Add images to a task, one result each, in order.
 
-    Raises: Overloaded, StoreFull, StoreUnavailable, UnknownTask: nothing was added.
+    Raises: Overloaded, StoreFull, UnknownTask: nothing was added.
+            StoreUnavailable: nothing that is known of; what is sent again is there once all the same.
     """
     read = await parts.decoder.map(partial(_read, parts, task), submitted)
     images = [image for image in read if isinstance(image, _Image)]
@@ -67,6 +68,8 @@ async def take_in(parts: Parts, task: Task, submitted: Sequence[Submitted], *, n
     add = partial(parts.store.examples.add, task, new, backbone_digest=parts.identity.digest, now=now)
     try:
         added = await anyio.to_thread.run_sync(add)
+    except StoreUnavailable:
+        raise  # a commit may have been carried out without our hearing of it: its rows need their bytes
     except PolyheadError:
         await _delete(parts, images)
         raise
