@@ -69,8 +69,12 @@ class Proxy:
         try:
             yield
         finally:
-            self._hold = ()
-            self._loop.call_soon_threadsafe(self._released.set)
+            self.release()
+
+    def release(self) -> None:
+        """Let go of what is held, and hold nothing more."""
+        self._hold = ()
+        self._loop.call_soon_threadsafe(self._released.set)
 
     def lose_answer_after(self, *patterns: bytes) -> None:
         """Once a connection has sent all of these, in this order, end it without the answer to the last."""
