@@ -19,9 +19,9 @@ HEADER = """# What faults do
 
 Two API replicas and two trainers share PostgreSQL 18 and an S3 server (SeaweedFS), each of the four behind
 proxies of its own, under steady predict, upload and publish traffic to two tasks on a tiny backbone. Made by
-`make chaos {arguments}`. At the end of each seed a reader of its own, by SQL and GETs, looks for every example,
-version and alias that was acknowledged, hashes every blob, looks for runs that are stuck and requests that took
-more than 30 s, and runs each version's own file on the photos that it was asked about.
+`make chaos {arguments}`. At the end of each seed a reader of its own, by SQL and GETs, looks for every
+example, version and alias that was acknowledged, hashes every blob, looks for runs that are stuck and
+requests that took more than 30 s, and runs each version's own file on the photos that it was asked about.
 
 *Ready again* runs from when a fault was mended (a kill: from the kill; a process that is started again: from
 when it says that it is ready) to when both replicas answered predictions and writes. The statuses are of all

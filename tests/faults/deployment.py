@@ -14,11 +14,14 @@ from pathlib import Path
 
 import httpx
 
+from models.prepare import prepare_backbone
+from service.settings import Settings
 from tests.engines import started
 from tests.proxies import Proxy, before_database, before_objects
-from tests.servers import SERVE, START_S, Server, ServerDied, kill_group, start, wait_until_ready
+from tests.servers import SERVE, TINY, Server, ServerDied, kill_group, start, wait_until_ready
 from tests.stores import Cluster
 
+START_S = 240.0  # a machine may be busy, and four start at once
 LEASE_S = 4.0  # shorter than by default: a dead trainer's run is waited for again and again
 DISK = "320m"  # of PostgreSQL: its programs, a database of some megabytes, and little room
 # It may crash for want of room: what it has acknowledged by then must be in its log.
@@ -53,7 +56,7 @@ class Member:
         """Seconds that it took from here."""
         began = time.monotonic()
         if self.command == SERVE:
-            wait_until_ready(self.server)
+            wait_until_ready(self.server, within_s=START_S)
             return time.monotonic() - began
         while b"trainer_ready" not in self.server.log.read_bytes():
             if self.server.process.poll() is not None or time.monotonic() - began > START_S:
@@ -127,11 +130,10 @@ def deployed(folder: Path) -> Iterator[Deployment]:
             stack.callback(made.kill)
             return made
 
-        first = member("replica-0", SERVE)
-        first.wait_until_ready()  # it exports the backbone, for all
-        second = member("replica-1", SERVE)
+        prepare_backbone(Settings(backbone=TINY).backbone_config, folder / "cache")  # once, for all
+        first, second = member("replica-0", SERVE), member("replica-1", SERVE)
         one, other = member("trainer-0", WORKER), member("trainer-1", WORKER)
-        for each in (second, one, other):
+        for each in (first, second, one, other):
             each.wait_until_ready()
         yield Deployment((first, second), (one, other), url, endpoint, blobs, disk)
 
