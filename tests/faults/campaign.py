@@ -12,7 +12,7 @@ from tests.faults.injections import FAULTS, Injected, Scene
 from tests.faults.reader import Reader
 from tests.faults.traffic import TASKS, Ledger, Traffic
 
-HEALED_S = 60.0  # the longest wait until everything answers again
+HEALED_S = 60.0  # the longest wait until everything answers again: `make chaos` measures, a test doesn't
 WRITES = ("upload", "publish")
 
 

@@ -55,7 +55,7 @@ class Scene:
             for trainer in self.deployment.trainers:
                 stack.enter_context(trainer.objects.holding(method, f"/tasks/{task['id']}/{what}/".encode()))
             run = self.aim()
-            end = time.monotonic() + 60
+            end = time.monotonic() + 2 * AGAIN_S
             while not any(trainer.objects.held.is_set() for trainer in self.deployment.trainers):
                 assert time.monotonic() < end, self.traffic.look(self.deployment.replicas[0], run)
                 time.sleep(0.02)
@@ -102,12 +102,12 @@ def kill_trainer_queued(scene: Scene) -> Injected:
     killed, other = scene.rng.sample(scene.deployment.trainers, 2)
     stop(killed, other)
     run = scene.aim()
-    return _kill_trainer(scene, killed, run, then=lambda: wake(other))
+    return _kill_trainer(scene, killed, run)
 
 
 def kill_trainer_fitting(scene: Scene) -> Injected:
     run = scene.aim(**SLOW)
-    end = time.monotonic() + 60
+    end = time.monotonic() + 2 * AGAIN_S
     while scene.reader.active_runs().get(run) != "fitting":
         assert time.monotonic() < end, scene.traffic.look(scene.deployment.replicas[0], run)
         time.sleep(0.02)
@@ -124,21 +124,19 @@ def kill_trainer_publishing(scene: Scene) -> Injected:
         return _kill_trainer(scene, trainer, run)
 
 
-def _kill_trainer(
-    scene: Scene, trainer: Member, run: str, then: Callable[[], None] = lambda: None
-) -> Injected:
+def _kill_trainer(scene: Scene, trainer: Member, run: str) -> Injected:
     phase, at = scene.reader.active_runs()[run], time.monotonic()
     os.kill(trainer.pid, signal.SIGKILL)
-    left = trainer.server.remaining()
-    assert not left, f"the trainer's child outlived it: {left}"
-    then()
+    left = trainer.server.remaining(within_s=AGAIN_S)
     for each in scene.deployment.trainers:
         each.objects.release()
+    wake(*scene.deployment.trainers)
     trainer.start()
+    assert not left, f"the trainer's child outlived it: {left}"
     scene.expect_success(run)
     mended_at = time.monotonic()
     trainer.wait_until_ready()
-    return Injected(phase, at, mended_at, f"the run went on, over {mended_at - at:.1f} s later")
+    return Injected(phase, at, mended_at, f"the run went on and was over {mended_at - at:.1f} s later")
 
 
 def wake_after_lease(scene: Scene) -> Injected:
@@ -147,13 +145,15 @@ def wake_after_lease(scene: Scene) -> Injected:
         phase, at = scene.reader.active_runs()[run], time.monotonic()
         stop(trainer)
         trainer.objects.release()
-        scene.expect_success(run)
+        try:
+            scene.expect_success(run)
+        finally:
+            wake(trainer)
         stopped_s = time.monotonic() - at
         assert stopped_s > LEASE_S
-        wake(trainer)
     mended_at = time.monotonic()
     while not trainer.says("run_dropped", run):
-        assert time.monotonic() < mended_at + 30, trainer.server.tail()
+        assert time.monotonic() < mended_at + AGAIN_S, trainer.server.tail()
         time.sleep(0.1)
     scene.expect_success(run)
     return Injected(phase, at, mended_at, f"woken after {stopped_s:.1f} s, it published nothing")
@@ -231,9 +231,9 @@ def restart_in_turn(scene: Scene) -> Injected:
     """SIGTERM, wait for the end, start, wait until it is ready: one after the other."""
     phase, at = scene.phases(), time.monotonic()
     for member in scene.deployment.members:
-        code = member.server.stop()
+        code = member.server.stop(within_s=AGAIN_S)
         assert code == 0, member.server.tail()
-        assert not member.server.remaining()
+        assert not member.server.remaining(within_s=AGAIN_S)
         member.start()
         member.wait_until_ready()
     return Injected(phase, at, time.monotonic(), "each ended with code 0")

@@ -20,6 +20,7 @@ TASKS = ("steady-0", "steady-1")  # each has an uploader, a publisher and a pred
 AIMED = "aimed"  # of the faults' own runs
 FIRST = 8  # photos of each label that a task begins with
 SHOWN = tuple((label, 10_000 + number) for label in COLOURS for number in range(2))  # what is predicted
+FOLLOWED_S = 240.0  # the longest that a run is waited for: a machine may be busy
 TERMINAL = {"succeeded", "failed", "cancelled"}
 
 
@@ -123,7 +124,7 @@ class Traffic:
         said = self.ask("publish", member, "POST", f"/v1/tasks/{task}/runs", json=body)
         if said is None or said.status_code not in (202, 409):
             return None
-        found = re.search(r"run_[0-9a-z]+", said.text)
+        found = re.search(r"run_[0-9a-f]{16,}", said.text)
         if found is None:
             return None
         self.ledger.runs[found[0]] = task
@@ -134,13 +135,14 @@ class Traffic:
         said = self.ask("follow", member, "GET", f"/v1/runs/{run}")
         return said.json() if said is not None and said.status_code == 200 else {}
 
-    def follow(self, run: str, *, within_s: float = 120.0) -> dict[str, Any]:
-        """Until it has ended, or for so long; what it has published is acknowledged by this."""
+    def follow(self, run: str, stop: threading.Event | None = None) -> dict[str, Any]:
+        """Until it has ended, or is to be left; what it has published is acknowledged by this."""
         said: dict[str, Any] = {}
-        end = time.monotonic() + within_s
+        end, stop = time.monotonic() + FOLLOWED_S, stop or threading.Event()
         members = itertools.cycle(self.deployment.replicas)
         while time.monotonic() < end and said.get("state") not in TERMINAL:
-            time.sleep(0.2)
+            if stop.wait(0.2):
+                return said
             said = self.look(next(members), run)
         if said.get("state") == "succeeded" and said["published"]:
             self._note_version(said)
@@ -190,7 +192,7 @@ class Traffic:
             run = self.queue(rng.choice(self.deployment.replicas), task, seed=rng.randrange(2**20))
             if run is None:
                 continue
-            self.follow(run)
+            self.follow(run, self._stop)
             known = [number for name, number in self.ledger.versions if name == task]
             if not known:
                 continue
