@@ -14,7 +14,7 @@ from tests.faults.reader import Reader
 from tests.faults.traffic import AIMED, TASKS, Traffic
 
 AGAIN_S = 60.0  # for a process to come back on a machine that is busy
-SLOW = {"strategy": "last_block", "epochs": 40, "patience": 40}  # seconds in its fit
+SLOW = {"strategy": "last_block"}  # seconds in its fit
 
 
 @dataclass(frozen=True, slots=True)
