@@ -118,6 +118,7 @@ def deployed(folder: Path) -> Iterator[Deployment]:
         url, blobs = stack.enter_context(cluster.database()), cluster.blobs()
         shared = dict(cluster.environment) | {
             "blob_url": blobs, "cache_dir": str(folder / "cache"), "lease_s": str(LEASE_S), "trainers": "0",
+            "OMP_NUM_THREADS": "1",  # of each of four, on a machine of two cores or so
         }  # fmt: skip
 
         def member(name: str, command: tuple[str, ...]) -> Member:
