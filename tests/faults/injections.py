@@ -190,7 +190,9 @@ def _cut(scene: Scene, what: str, how: str, seconds: float) -> Injected:
             for task in TASKS:
                 predicted = scene.traffic.predict(replica, task)
                 assert predicted is not None
-                assert predicted.status_code == 200, predicted.text
+                # A head that was published just before may not be here yet.
+                may_be = {200} if what == "database" else {200, 503}
+                assert predicted.status_code in may_be, predicted.text
         # A number of its own for each cut, so that it is no duplicate.
         refused = scene.traffic.upload(
             scene.rng.choice(scene.deployment.replicas), AIMED, "red", _numbers(scene)
