@@ -70,6 +70,7 @@ class Database:
         # SQLite has one writer, and lets those who wait poll for their turn: some for seconds, while others
         # pass. Threads of one process queue here instead; between processes SQLite's own lock decides.
         self._turn = threading.Lock() if self.engine.dialect.name == "sqlite" else None
+        self.reached = False  # by this process, at some time
         self._silent = False  # the last that was heard of the server is that it says nothing
         self._trial = threading.Lock()  # held by who waits for it then
 
@@ -108,7 +109,7 @@ class Database:
         try:
             with self._noting_silence():
                 connection = self.engine.connect()
-            self._silent = False
+            self._silent, self.reached = False, True
         finally:
             if tries:
                 self._trial.release()
