@@ -2,7 +2,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 
-.PHONY: install demo test check k8s-check image-check bench evidence serve format lock clean
+.PHONY: install demo test chaos check k8s-check image-check bench evidence serve format lock clean
 
 install: .venv/installed
 
@@ -18,6 +18,12 @@ demo: install
 
 test: install
 	$(BIN)/python -m pytest
+
+# Faults on a cluster of real processes, half an hour for ten seeds; CHAOS='--write FILE' keeps the table.
+SEEDS ?= 1
+ROUNDS ?= 1
+chaos: install
+	$(BIN)/python -m tests.faults --seeds $(SEEDS) --rounds $(ROUNDS) $(CHAOS)
 
 check: install
 	$(BIN)/ruff format --check .

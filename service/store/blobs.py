@@ -38,7 +38,13 @@ def object_store(url: str) -> Any:
     """A client of the object store at a URL, which is first reached when it is used."""
     return from_url(
         url,
-        client_options={"allow_http": True, "connect_timeout": "5s", "timeout": "600s"},
+        client_options={
+            "allow_http": True,
+            "connect_timeout": "5s",
+            # Of one that takes a request and says nothing; the bytes of the largest put go in well below it.
+            "read_timeout": "15s",
+            "timeout": "600s",
+        },
         retry_config={"max_retries": 3, "retry_timeout": timedelta(seconds=15)},
     )
 

@@ -25,6 +25,8 @@ POOL_TIMEOUT_S = 10  # how long a thread waits for a connection
 CHUNK = 500  # values in one IN list; both databases have a limit
 DISK_FULL = "53100"  # PostgreSQL's SQLSTATE
 
+SILENCE_S = 8  # PostgreSQL: how long a statement waits before it asks whether the server answers anybody
+
 # A server that is gone without a word is given up on in seconds: libpq's own defaults are minutes.
 PATIENCE = {
     "connect_timeout": "5",  # seconds
@@ -63,11 +65,14 @@ def to_json(value: Any) -> str:
 class Database:
     """Connections to one database; safe to share between threads, not across a fork."""
 
-    def __init__(self, url: str) -> None:
-        self.engine = open_engine(url)
+    def __init__(self, url: str, *, silence_s: float = SILENCE_S) -> None:
+        self.engine = open_engine(url, silence_s=silence_s)
         # SQLite has one writer, and lets those who wait poll for their turn: some for seconds, while others
         # pass. Threads of one process queue here instead; between processes SQLite's own lock decides.
         self._turn = threading.Lock() if self.engine.dialect.name == "sqlite" else None
+        self.reached = False  # by this process, at some time
+        self._silent = False  # the last that was heard of the server is that it says nothing
+        self._trial = threading.Lock()  # held by who waits for it then
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
@@ -75,7 +80,7 @@ class Database:
 
         Raises: StoreUnavailable.
         """
-        with translated(), self.engine.connect() as connection:
+        with translated(), self._connection() as connection:
             if connection.dialect.name == "postgresql":
                 connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
             with connection.begin():
@@ -87,10 +92,38 @@ class Database:
 
         Raises: StoreUnavailable, StoreFull; InvalidField for a value that can't be stored.
         """
-        with translated(), self._my_turn(), self.engine.connect() as connection:
+        with translated(), self._my_turn(), self._connection() as connection:
             connection.execution_options(writes=True)
             with connection.begin():
                 yield connection
+
+    @contextmanager
+    def _connection(self) -> Iterator[Connection]:
+        """While the server is silent one caller waits for it, and the others are told at once.
+
+        Each would keep a thread for as long as it waits, until none is left.
+        """
+        tries = self._silent
+        if tries and not self._trial.acquire(blocking=False):
+            raise StoreUnavailable
+        try:
+            with self._noting_silence():
+                connection = self.engine.connect()
+            self._silent, self.reached = False, True
+        finally:
+            if tries:
+                self._trial.release()
+        with self._noting_silence(), connection:
+            yield connection
+
+    @contextmanager
+    def _noting_silence(self) -> Iterator[None]:
+        try:
+            yield
+        except exc.DBAPIError as error:
+            if _is_silence(error.orig):
+                self._silent = True
+            raise
 
     @contextmanager
     def _my_turn(self) -> Iterator[None]:
@@ -113,13 +146,10 @@ class Database:
         self.engine.dispose()
 
 
-def open_engine(url: str, *, foreign_keys: bool = True) -> Engine:
+def open_engine(url: str, *, foreign_keys: bool = True, silence_s: float = SILENCE_S) -> Engine:
     """An engine whose SQLite connections are durable, and whose transactions begin as they are meant to."""
     if make_url(url).get_backend_name() != "sqlite":
-        return sa.create_engine(
-            _patient(make_url(url)), json_serializer=to_json, pool_size=10, max_overflow=30,
-            pool_timeout=POOL_TIMEOUT_S, pool_pre_ping=True,
-        )  # fmt: skip
+        return _open_server(make_url(url), silence_s)
     path = sqlite_path(url)
     path.parent.mkdir(parents=True, exist_ok=True)
     engine = sa.create_engine(
@@ -140,6 +170,25 @@ def open_engine(url: str, *, foreign_keys: bool = True) -> Engine:
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
     return engine
+
+
+def _open_server(url: sa.URL, silence_s: float) -> Engine:
+    engine = sa.create_engine(
+        _patient(url), json_serializer=to_json, pool_size=10, max_overflow=30,
+        pool_timeout=POOL_TIMEOUT_S, pool_pre_ping=True,
+    )  # fmt: skip
+    if engine.dialect.driver == "psycopg":
+        from service.store.silence import BoundedConnection  # noqa: PLC0415 - psycopg is an extra
+
+        @event.listens_for(engine, "do_connect")
+        def _connect(_dialect: Any, _record: Any, arguments: Any, options: Any) -> Any:
+            return BoundedConnection.open(*arguments, silence_s=silence_s, **options)
+
+    return engine
+
+
+def _is_silence(error: BaseException | None) -> bool:
+    return type(error).__name__ == "ConnectionTimeout"  # psycopg's; it may not be installed
 
 
 def _patient(url: sa.URL) -> sa.URL:

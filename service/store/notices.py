@@ -9,7 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from service.store.database import Database
+from service.store.database import SILENCE_S, Database
 
 RUNS = "polyhead_runs"  # something is queued
 
@@ -49,10 +49,13 @@ class Listener:
 
     def _hear(self, seconds: float) -> None:
         if self._connection is None:
+            from service.store.silence import BoundedConnection  # noqa: PLC0415 - psycopg is an extra
+
             # Not of the pool: it would go on listening there.
             arguments, options = self._engine.dialect.create_connect_args(self._engine.url)
-            connect = self._engine.dialect.loaded_dbapi.connect
-            self._connection = connect(*arguments, **options, autocommit=True)
+            self._connection = BoundedConnection.open(
+                *arguments, **options, autocommit=True, silence_s=SILENCE_S
+            )
             self._connection.execute(f"LISTEN {self._channel}")
         heard = self._connection.notifies(timeout=seconds, stop_after=1)
         next(heard, None)

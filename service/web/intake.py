@@ -57,7 +57,8 @@ class _Image:
 async def take_in(parts: Parts, task: Task, submitted: Sequence[Submitted], *, now: float) -> list[AddResult]:
     """Add images to a task, one result each, in order.
 
-    Raises: Overloaded, StoreFull, StoreUnavailable, UnknownTask: nothing was added.
+    Raises: Overloaded, StoreFull, UnknownTask: nothing was added.
+            StoreUnavailable: nothing that is known of; what is sent again is there once all the same.
     """
     read = await parts.decoder.map(partial(_read, parts, task), submitted)
     images = [image for image in read if isinstance(image, _Image)]

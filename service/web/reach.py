@@ -17,14 +17,17 @@ class Reach:
         self._store = store
         self._asked_at = -FRESH_S
         self._reached = False
-        self.once = False  # it was reached at some time
+
+    @property
+    def once(self) -> bool:
+        """Whether it was reached at some time, by a probe or by a request."""
+        return self._store.database.reached
 
     async def check(self) -> bool:
         """Whether the database and the blobs answer."""
         if time.monotonic() - self._asked_at >= FRESH_S:
             self._asked_at = time.monotonic()
             self._reached = await self._ask()
-            self.once = self.once or self._reached
         return self._reached
 
     async def _ask(self) -> bool:

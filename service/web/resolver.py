@@ -13,6 +13,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import anyio
 import anyio.to_thread
 
 from models.errors import PolyheadError
@@ -22,7 +23,7 @@ from service.store.aliases import Stamp
 from service.store.records import PRODUCTION, Resolved
 
 CAPACITY = 65_536  # entries; about 1 KB each
-PATIENCE_S = 1.0  # for the stamp: a store that hangs holds up nobody for longer whose target is known
+PATIENCE_S = 1.0  # a store that hangs holds up nobody for longer whose target is known
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +105,9 @@ class Resolver:
             target: entry.resolved for target, entry in known.items() if entry is not None
         }
         if asked:
-            answers = await anyio.to_thread.run_sync(self._ask_all, tenant, asked)
+            answers: dict[Target, Resolved | PolyheadError] = {}
+            with anyio.move_on_after(PATIENCE_S if found.keys() >= set(asked) else math.inf):
+                answers = await anyio.to_thread.run_sync(self._ask_all, tenant, asked, abandon_on_cancel=True)
             self._keep(tenant, answers, stamp)
             for target, answer in answers.items():
                 # Without the store, what was known goes on.

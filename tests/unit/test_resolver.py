@@ -37,8 +37,10 @@ class Aliases:
         self.statements = 0
         self.stamps = 0
         self.error = None
-        self.hangs = threading.Event()
+        self.hangs = threading.Event()  # cleared: it does
         self.hangs.set()
+        self.hangs_on_targets = threading.Event()  # cleared: only where it is asked for one
+        self.hangs_on_targets.set()
 
     def stamp(self):
         self.stamps += 1
@@ -50,6 +52,7 @@ class Aliases:
     def resolve(self, tenant, task, *, alias, version, backbone_digest):
         self.statements += 1
         self.asked += 1
+        self.hangs_on_targets.wait(10)
         if self.error:
             raise self.error
         return self.found(tenant, task, version or self.version, backbone_digest)
@@ -206,6 +209,25 @@ def test_a_store_that_hangs_holds_up_nobody_who_is_known(store):
             store.aliases.hangs.set()
 
     assert 0.9 < asyncio.run(ten()) < 3
+
+
+def test_a_store_that_hangs_after_something_changed_holds_up_nobody_who_is_known(store):
+    """All that was known before the change is asked for again, and the store may freeze just then."""
+    resolver = Resolver(store, "digest", fresh_s=0.0)
+    target = Target.parse("chairs")
+
+    async def once():
+        await resolver.resolve("t", target)
+        store.aliases.version = 2  # of all aliases: a change
+        store.aliases.hangs_on_targets.clear()
+        began = time.monotonic()
+        try:
+            assert (await resolver.resolve("t", target)).version == 1
+            return time.monotonic() - began
+        finally:
+            store.aliases.hangs_on_targets.set()
+
+    assert 0.9 < asyncio.run(once()) < 3
 
 
 def test_requests_at_the_same_moment_look_once(store):

@@ -40,6 +40,14 @@ def test_a_store_that_was_never_reached_is_not_ready(fresh):
     assert (answer.status_code, answer.json()["code"]) == (503, "store_unavailable")
 
 
+def test_a_store_that_only_requests_have_reached_is_degraded_too(fresh):
+    """The first probe may come after it went away; this process has answered by then."""
+    assert fresh.client.get("/v1/tasks").status_code == 200
+    take_away(fresh)
+    answer = fresh.client.get("/readyz")
+    assert (answer.status_code, answer.json()) == (200, {"status": "degraded", "degraded": ["store"]})
+
+
 def test_a_store_that_was_reached_once_is_only_degraded(fresh):
     assert fresh.client.get("/readyz").json()["status"] == "ok"
     take_away(fresh)
