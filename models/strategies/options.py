@@ -131,6 +131,7 @@ class LoraOptions(TrainingOptions):
     alpha: float = 8.0  # the update counts alpha / rank times
     lr: float = 3e-4  # of a head that starts at its optimum
     decay: float = 7.0  # factors start at nothing, and have far to go
+    patience: int = 12  # all of it: on the way validation often dips below the start, until the rate is low
 
 
 LEAST_BUDGET_S = 10.0  # in which a head of some thousand examples is trained and judged
