@@ -131,7 +131,8 @@ class LoraOptions(TrainingOptions):
     alpha: float = 8.0  # the update counts alpha / rank times
     lr: float = 3e-4  # of a head that starts at its optimum
     decay: float = 7.0  # factors start at nothing, and have far to go
-    patience: int = 12  # all of it: on the way validation often dips below the start, until the rate is low
+    monitor: Monitor = "loss"  # the score of a few hundred answers often prefers the start to all else
+    patience: int = 12  # all of it: on the way validation dips below the start, until the rate is low
 
 
 LEAST_BUDGET_S = 10.0  # in which a head of some thousand examples is trained and judged
