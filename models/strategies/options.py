@@ -29,7 +29,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "batch_size": (1, 4096),
     "lr": (1e-8, 10.0),
     "warmup_lr": (1e-8, 10.0),
-    "decay": (1e-4, 1.0),
+    "decay": (1e-4, 100.0),
     "weight_decay": (0.0, 10.0),
     "label_smoothing": (0.0, 0.9),
     "patience": (1, 1000),
@@ -88,7 +88,7 @@ class TrainingOptions:
     head_start: HeadStart = "exact"  # exact: the optimum of strategy head
     batch_size: int = 32  # examples
     lr: float = 1e-3  # of the head
-    decay: float = 0.3  # rate of a block over that of the one after it
+    decay: float = 0.3  # rate of a block over that of the one after it, the head being the last
     weight_decay: float = 0.01  # decoupled, as AdamW's
     schedule: Schedule = "cosine"  # of the rates, after the warm-up
     label_smoothing: float = 0.0  # 0-1; a regression has none
@@ -129,8 +129,10 @@ class LoraOptions(TrainingOptions):
     blocks: int = 1
     rank: int = 4
     alpha: float = 8.0  # the update counts alpha / rank times
-    lr: float = 2e-3
-    decay: float = 1.0
+    lr: float = 3e-4  # of a head that starts at its optimum
+    decay: float = 7.0  # factors start at nothing, and have far to go
+    monitor: Monitor = "loss"  # the score of a few hundred answers often prefers the start to all else
+    patience: int = 12  # all of it: on the way validation dips below the start, until the rate is low
 
 
 LEAST_BUDGET_S = 10.0  # in which a head of some thousand examples is trained and judged

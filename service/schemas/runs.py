@@ -70,7 +70,9 @@ class CreateRun(RequestBody):
     warmup_epochs: int | None = _number("warmup_epochs", "In which the head trains alone.")
     batch_size: int | None = _number("batch_size", "Examples.")
     lr: float | None = _number("lr", "Learning rate of the head.")
-    decay: float | None = _number("decay", "Rate of a block over that of the one after it.")
+    decay: float | None = _number(
+        "decay", "Rate of a block, or of the factors, over that of what follows it."
+    )
     weight_decay: float | None = _number("weight_decay", "Decoupled, as AdamW's.")
     schedule: Schedule | None = Field(default=None, description="Of the rates, after the warm-up.")
     label_smoothing: float | None = _number("label_smoothing", "A regression has none.")

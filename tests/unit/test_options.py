@@ -43,7 +43,7 @@ def test_no_option_is_needed(options):
         ("batch_norm", "off"),
         ("average_flips", 1),
         ("max_seconds", 0.5),
-        ("decay", 1.1),
+        ("decay", 101.0),
         ("seed", -1),
         ("patience", 0),
     ],
