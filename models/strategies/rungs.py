@@ -43,5 +43,6 @@ def rung_options(rule: Rule, rung: Rung, *, seed: int, max_seconds: float) -> Tr
     if rung == "finetune":
         return FinetuneOptions(**shared)
     if rung == "lora":
-        return LoraOptions(**shared)  # on one block: its factors are to stay under 1 % of the backbone
+        # On one block: its factors are to stay under 1 % of the backbone. By their own way to stop.
+        return LoraOptions(**shared | {"monitor": "none"})
     return LastBlockOptions(blocks=rule.blocks or 1, **shared)

@@ -144,7 +144,7 @@ class _Course:
         self.options = lesson.options
         self.planned = self.options.epochs if planned is None else planned  # after the warm-up
         self.fixed = planned is not None
-        self.keep_last = keep_last
+        self.keep_last = keep_last or lesson.options.monitor == "none"
         self.shortened = False  # for want of time
         self.rng = np.random.default_rng(self.options.seed)
         self.steps = 0

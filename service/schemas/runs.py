@@ -86,7 +86,9 @@ class CreateRun(RequestBody):
         default=None, description="Answer with the mean over the augmentation's flips: so many passes."
     )
     batch_norm: BatchNorm | None = Field(default=None, description="auto: eval wherever frozen or small.")
-    monitor: Monitor | None = Field(default=None, description="What early stopping follows on validation.")
+    monitor: Monitor | None = Field(
+        default=None, description="What early stopping follows on validation; none: the last epoch is kept."
+    )
     patience: int | None = _number("patience", "Epochs without a better validation, after which it ends.")
     rank: int | None = _number("rank", "`lora`: of the factors, which stay under 1 % of the backbone.")
     alpha: float | None = _number("alpha", "`lora`: the factors count alpha / rank times.")

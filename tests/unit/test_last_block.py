@@ -255,6 +255,14 @@ def test_training_stops_when_validation_gets_no_better():
     assert len(tuned.fit.history) < 61
 
 
+def test_without_early_stopping_the_last_epoch_is_kept_however_validation_went():
+    fitted = Case().fit(lr=0.5, epochs=4, patience=1, monitor="none").fit
+    scores = [entry["score"] for entry in fitted.history]
+    assert max(scores) > scores[-1], "this rate is meant to spoil what the head starts with"
+    assert len(scores) == 1 + 1 + 4
+    assert fitted.decision["epochs"]["best"] == [5]
+
+
 def test_answers_may_be_averaged_over_flips():
     case = Case(augmentation="heavy")
     one, averaged = case.fit(epochs=1), case.fit(epochs=1, average_flips=True)
