@@ -236,12 +236,12 @@ def test_a_deleted_task_leaves_nothing_behind(store: Store, task: Task, publish)
     run = store.runs.create(TENANT, new_run(task), now=3.0)
     store.tasks.delete(TENANT, task.name)
     with store.database.read() as connection:
-        from service.store.tables import metadata  # noqa: PLC0415
+        from service.store.tables import alias_changes, metadata  # noqa: PLC0415
 
         left = {
             table.name: connection.execute(table.select()).all()
             for table in metadata.sorted_tables
-            if connection.execute(table.select()).all()
+            if table is not alias_changes and connection.execute(table.select()).all()  # counts, of no task
         }
     assert left == {}
     with pytest.raises(UnknownTask):
