@@ -11,7 +11,7 @@ HEAVY = ("torch", "sklearn", "scipy", "onnx", "onnxruntime", "openvino")
 
 def test_every_named_work_is_a_function_of_the_child():
     named = [value for value in vars(jobs).values() if isinstance(value, jobs.Work)]
-    assert len(named) == 15
+    assert len(named) == 17
     for work in named:
         assert callable(getattr(importlib.import_module(f"service.trainer.{work.module}"), work.name))
 
