@@ -114,14 +114,16 @@ class HeadCache:
         return head
 
     def _collect(self) -> None:
-        """Take in what has come since nobody waits for it any more; what failed is asked for again."""
+        """Take in what has come. What failed is told to who waits for it, and later asked for again."""
         for digest, load in list(self._loading.items()):
-            if load.head.done():
+            if not load.head.done():
+                continue
+            if load.head.exception() is None:
                 del self._loading[digest]
-                if load.head.exception() is None:
-                    self._hold(load.ref, load.head.result())
-                else:
-                    self._unpin(digest)
+                self._hold(load.ref, load.head.result())
+            elif time.monotonic() - load.begun > self._patience_s:  # nobody waits any more
+                del self._loading[digest]
+                self._unpin(digest)
 
     def _begin(self, ref: HeadRef) -> Loading:
         if ref.digest not in self._loading:

@@ -54,7 +54,7 @@ def put(
         if_match=if_match.check(known.revision if known else None),
         now=time.time(),
     )
-    parts.resolver.forget(task.tenant, task.name)
+    parts.resolver.change(task.tenant, task.name)
     notes |= {"version": new.version, "pinned": new.pinned}
     response.headers["ETag"] = etag_of(new.revision)
     return AliasBody.of(task, new)

@@ -125,5 +125,5 @@ def _publish_again(parts: Parts, planned: Plan, version: int, now: float) -> tup
         aliases.put(planned.task, PRODUCTION, version, backbone_digest=digest, if_match=seen, now=now)
     except StaleETag:  # moved or pinned by somebody since we looked, which stays
         return False, f"{PRODUCTION} was changed meanwhile"
-    parts.resolver.forget(planned.task.tenant, planned.task.name)
+    parts.resolver.change(planned.task.tenant, planned.task.name)
     return True, f"it is {PRODUCTION} now"

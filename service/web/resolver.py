@@ -11,7 +11,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import anyio
 import anyio.to_thread
@@ -55,6 +55,7 @@ class Target:
 class _Entry:
     resolved: Resolved
     stamp: Stamp | None  # of the store's aliases, when it was asked
+    changed: bool = False  # by this process since
 
 
 class Resolver:
@@ -100,13 +101,19 @@ class Resolver:
         stamp = self._stamp
         with self._lock:
             known = {target: self._entries.get((tenant, target)) for target in targets}
-        asked = [target for target, entry in known.items() if entry is None or entry.stamp != stamp]
+        asked = [
+            target
+            for target, entry in known.items()
+            if entry is None or entry.changed or entry.stamp != stamp
+        ]
+        # Who has just published here is to see it; others may see what was a moment longer.
+        patient = all(entry is not None and not entry.changed for entry in known.values())
         found: dict[Target, Resolved | PolyheadError] = {
             target: entry.resolved for target, entry in known.items() if entry is not None
         }
         if asked:
             answers: dict[Target, Resolved | PolyheadError] = {}
-            with anyio.move_on_after(PATIENCE_S if found.keys() >= set(asked) else math.inf):
+            with anyio.move_on_after(PATIENCE_S if patient else math.inf):
                 answers = await anyio.to_thread.run_sync(self._ask_all, tenant, asked, abandon_on_cancel=True)
             self._keep(tenant, answers, stamp)
             for target, answer in answers.items():
@@ -115,11 +122,20 @@ class Resolver:
                     found[target] = answer
         return [found[target] for target in targets]
 
-    def forget(self, tenant: str, task: str) -> None:
-        """Ask again for a task whose pointers this process has just changed."""
+    def change(self, tenant: str, task: str) -> None:
+        """Ask again for a task whose pointers moved here; without the store, what was known goes on."""
         with self._lock:
-            for key in [key for key in self._entries if key[0] == tenant and key[1].task == task]:
+            for key in self._of(tenant, task):
+                self._entries[key] = replace(self._entries[key], changed=True)
+
+    def forget(self, tenant: str, task: str) -> None:
+        """Know nothing any more of a task that this process has deleted, or an alias of it."""
+        with self._lock:
+            for key in self._of(tenant, task):
                 del self._entries[key]
+
+    def _of(self, tenant: str, task: str) -> list[tuple[str, Target]]:
+        return [key for key in self._entries if key[0] == tenant and key[1].task == task]
 
     async def _look(self) -> None:
         """Look at the stamp if it is time to: once for all who ask meanwhile."""

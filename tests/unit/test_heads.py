@@ -151,6 +151,27 @@ def test_a_head_is_late_after_a_moment_and_until_it_is_given_up():
         shelf.open.set()
 
 
+def test_a_load_that_fails_while_a_job_waits_for_it_is_that_job_s_answer_and_not_begun_anew():
+    """Else the job would be put off again and again, until its deadline, by a store that refuses."""
+    shelf = Shelf()
+    shelf.open.clear()
+    heads = HeadCache(shelf.fetch, Named, capacity=2, most_bytes=100, patience_s=30)
+    heads.begin([C])
+    assert heads.is_late(C)
+    shelf.open.set()
+    end = time.monotonic() + 5
+    while heads.is_late(C) and time.monotonic() < end:
+        time.sleep(0.01)
+    heads.begin([C])
+    assert not heads.is_late(C)
+    with pytest.raises(UnknownBlob):
+        heads.get(C)
+    assert shelf.reads == ["c"]
+    with pytest.raises(UnknownBlob):
+        heads.get(C)
+    assert shelf.reads == ["c", "c"]
+
+
 def test_a_head_that_came_too_late_is_held_like_any_other_and_a_late_failure_is_forgotten():
     shelf = Shelf(a=b"A", b=b"B")
     shelf.open.clear()

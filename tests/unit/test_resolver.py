@@ -112,7 +112,7 @@ def test_what_this_process_changed_is_asked_again(store, resolve):
     resolve()
     resolve("other")
     store.aliases.version = 2
-    resolve.resolver.forget("t", "chairs")
+    resolve.resolver.change("t", "chairs")
     assert (resolve(), resolve("other")) == (2, 1)
 
 
@@ -191,6 +191,27 @@ def test_many_targets_of_a_store_out_of_reach_fail_or_go_on_one_by_one(store, cl
     known, new = asyncio.run(both())
     assert known.task_name == "known"
     assert isinstance(new, StoreUnavailable)
+
+
+def test_a_publish_here_is_seen_at_once_and_without_the_store_what_was_before_goes_on(store):
+    resolver = Resolver(store, "digest", fresh_s=1000.0)
+    target = Target.parse("chairs")
+
+    async def versions():
+        seen = [(await resolver.resolve("t", target)).version]
+        store.aliases.version = 2
+        resolver.change("t", "chairs")
+        store.aliases.error = StoreUnavailable()
+        seen.append((await resolver.resolve("t", target)).version)
+        store.aliases.error = None
+        seen.append((await resolver.resolve("t", target)).version)
+        store.aliases.error = StoreUnavailable()
+        resolver.forget("t", "chairs")
+        with pytest.raises(StoreUnavailable):
+            await resolver.resolve("t", target)
+        return seen
+
+    assert asyncio.run(versions()) == [1, 1, 2]
 
 
 def test_a_store_that_hangs_holds_up_nobody_who_is_known(store):
