@@ -19,7 +19,7 @@ demo: install
 test: install
 	$(BIN)/python -m pytest
 
-# Faults on a cluster of real processes, half an hour for ten seeds; CHAOS='--write FILE' keeps the table.
+# Faults on a cluster of real processes, some minutes a seed; CHAOS='--write FILE' keeps the table.
 SEEDS ?= 1
 ROUNDS ?= 1
 chaos: install

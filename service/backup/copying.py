@@ -53,7 +53,7 @@ class Tally:
 
 
 @dataclass(frozen=True, slots=True)
-class Shelf:
+class PrefixedBlobs:
     """Blobs under the keys that rows name, somewhere in a place that is named where it fails."""
 
     blobs: Blobs
@@ -80,7 +80,7 @@ class Shelf:
             yield from stream.chunks
 
 
-def copy(wanted: Iterable[Reference], source: Shelf, target: Shelf, tally: Tally) -> None:
+def copy(wanted: Iterable[Reference], source: PrefixedBlobs, target: PrefixedBlobs, tally: Tally) -> None:
     """Copy blobs; those that are missing or damaged are noted and left out. Raises: BackupFailed."""
 
     def one(each: Reference) -> int:
@@ -99,7 +99,7 @@ def copy(wanted: Iterable[Reference], source: Shelf, target: Shelf, tally: Tally
     _each(wanted, one, tally)
 
 
-def check(wanted: Iterable[Reference], source: Shelf, tally: Tally) -> None:
+def check(wanted: Iterable[Reference], source: PrefixedBlobs, tally: Tally) -> None:
     """Read blobs, and note those that are missing or damaged. Raises: BackupFailed."""
 
     def one(each: Reference) -> int:

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 
 from rich.console import Console
 
-from service.backup.copying import Shelf, Tally, copy
+from service.backup.copying import PrefixedBlobs, Tally, copy
 from service.backup.errors import BackupFailed, naming
 from service.backup.manifest import Manifest, Part
 from service.backup.place import BLOBS, Place, folder_of
@@ -81,10 +81,10 @@ def _write_rows(source: Source, place: Place, wanted: Wanted) -> _Draft:
 
 def _copy_blobs(source: Source, place: Place, wanted: Wanted, console: Console) -> dict[str, str]:
     """Returns: those that could not be had, and why."""
-    shelf = Shelf(place.blobs, BLOBS)
-    shelf.mark(wanted)
+    held = PrefixedBlobs(place.blobs, BLOBS)
+    held.mark(wanted)
     tally = Tally(console, "copied", total=wanted.count(there=False))
-    copy(wanted.blobs(there=False), Shelf(source.blobs), shelf, tally)
+    copy(wanted.blobs(there=False), PrefixedBlobs(source.blobs), held, tally)
     tally.say()
     return tally.lacks
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 import sqlalchemy as sa
 from rich.console import Console
 
-from service.backup.copying import Shelf, Tally, copy
+from service.backup.copying import PrefixedBlobs, Tally, copy
 from service.backup.errors import BackupFailed, naming
 from service.backup.manifest import Manifest
 from service.backup.place import BLOBS, Place
@@ -78,10 +78,10 @@ def _claim(blobs: Blobs, manifest: Manifest) -> None:
 def _copy_blobs(place: Place, manifest: Manifest, blobs: Blobs, console: Console) -> dict[str, str]:
     with Wanted() as wanted:
         wanted.add(named(place, manifest))
-        shelf = Shelf(blobs)
-        shelf.mark(wanted)
+        held = PrefixedBlobs(blobs)
+        held.mark(wanted)
         tally = Tally(console, "restored", total=wanted.count(there=False))
-        copy(wanted.blobs(there=False), Shelf(place.blobs, BLOBS), shelf, tally)
+        copy(wanted.blobs(there=False), PrefixedBlobs(place.blobs, BLOBS), held, tally)
         tally.say()
         return tally.lacks
 
