@@ -21,6 +21,7 @@ CHATTY = ("alembic", "httpx", "httpcore", "litserve", "onnxscript", "torch.onnx"
 AUDIT = "audit"  # the logger of what was changed, by whom: never left out
 METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 METRICS_PREFIX = "polyhead-metrics-"
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - a folder of our own is made in it
 NEW_PREFIX = "polyhead-new-"  # of the same folder until it is held: it might be taken for a leftover
 
 
@@ -86,14 +87,18 @@ def metrics_folder() -> Iterator[Path]:
 
     What a server that was killed has left goes too.
 
+    In memory, where there is such a folder: prometheus_client maps its files, and the first series that needs
+    another page of one on a full disk would end the process (SIGBUS).
+
     prometheus_client decides on import whether it shares its values between processes.
     """
     if "prometheus_client" in sys.modules:
         raise RuntimeError("the metrics folder must be there before prometheus_client is imported")
-    for left in Path(tempfile.gettempdir()).glob(f"{METRICS_PREFIX}*"):
+    parent = _metrics_parent()
+    for left in parent.glob(f"{METRICS_PREFIX}*"):
         with suppress(OSError), _lock(left):
             shutil.rmtree(left)
-    made = Path(tempfile.mkdtemp(prefix=NEW_PREFIX))
+    made = Path(tempfile.mkdtemp(prefix=NEW_PREFIX, dir=parent))
     with _lock(made):
         folder = made.rename(made.with_name(made.name.replace(NEW_PREFIX, METRICS_PREFIX, 1)))
         os.environ[METRICS_FOLDER] = str(folder)
@@ -101,6 +106,11 @@ def metrics_folder() -> Iterator[Path]:
             yield folder
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _metrics_parent() -> Path:
+    writable = os.access(SHARED_MEMORY, os.W_OK | os.X_OK)
+    return SHARED_MEMORY if writable else Path(tempfile.gettempdir())
 
 
 @contextmanager

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -81,20 +82,56 @@ def postgresql(folder: Path, *options: str) -> Iterator[str]:
             [binaries / "initdb", "-D", data, "-U", "postgres", "-A", "trust", "-E", "utf8", "--no-sync"],
             user=user, cwd=folder, stdout=output, stderr=output, check=True,
         )  # fmt: skip
-        server = subprocess.Popen(
-            [binaries / "postgres", "-D", data, "-k", folder, "-h", "", *settings],
-            user=user, cwd=folder, stdout=output, stderr=output,
-        )  # fmt: skip
+
+    def serve() -> "subprocess.Popen[bytes]":
+        with log.open("ab") as output:
+            return subprocess.Popen(
+                [binaries / "postgres", "-D", data, "-k", folder, "-h", "", *settings],
+                user=user, cwd=folder, stdout=output, stderr=output,
+            )  # fmt: skip
 
     def connect() -> None:
         psycopg.connect(f"host={folder} user=postgres dbname=postgres").close()
 
+    server = serve()
     try:
         wait_until(connect, psycopg.OperationalError, server, log)
+    except BaseException:
+        stop_postgresql(server)
+        raise
+    with started_again(server, serve):
         yield f"postgresql+psycopg://postgres@/postgres?host={folder}"
+
+
+def stop_postgresql(server: "subprocess.Popen[bytes]") -> None:
+    server.send_signal(signal.SIGINT)  # ends the sessions that are left; SIGTERM would wait for them
+    end(server)
+
+
+@contextlib.contextmanager
+def started_again(
+    server: "subprocess.Popen[bytes]", serve: Callable[[], "subprocess.Popen[bytes]"]
+) -> Iterator[None]:
+    """For the block, whenever the server ends by itself it is started again, as systemd or Kubernetes would.
+
+    A PostgreSQL whose disk is full also finds no room to recover in, and ends for good.
+    """
+    over = threading.Event()
+
+    def keep() -> None:
+        current = server
+        while not over.wait(0.2):
+            if current.poll() is not None:
+                current = serve()
+        stop_postgresql(current)
+
+    keeper = threading.Thread(target=keep, name="keeper")
+    keeper.start()
+    try:
+        yield
     finally:
-        server.send_signal(signal.SIGINT)  # ends the sessions that are left; SIGTERM would wait for them
-        end(server)
+        over.set()
+        keeper.join()
 
 
 @contextlib.contextmanager

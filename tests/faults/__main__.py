@@ -62,7 +62,7 @@ def one(seed: int, rounds: int, faults: list[str], rows: list[Row], said: list[s
         with campaign(Path(folder), seed, refused_s=CUT_S, frozen_s=CUT_S) as running:
             for _ in range(rounds):
                 for fault in order.sample(faults, len(faults)):
-                    if "disk" in fault and running.scene.deployment.disk is None:
+                    if "disk" in fault and running.scene.deployment.database_disk is None:
                         print(f"seed {seed}: left out, as no small disk can be mounted here: {fault}")
                         continue
                     row = running.inject(fault)

@@ -23,7 +23,8 @@ from tests.stores import Cluster
 
 START_S = 240.0  # a machine may be busy, and four start at once
 LEASE_S = 4.0  # shorter than by default: a dead trainer's run is waited for again and again
-DISK = "320m"  # of PostgreSQL: its programs, a database of some megabytes, and little room
+DATABASE_DISK = "320m"  # PostgreSQL's programs, a database of some megabytes, and little room
+MEMBER_DISK = "64m"  # of one replica and one trainer: their data and temporary files
 # It may crash for want of room: what it has acknowledged by then must be in its log.
 ON_A_SMALL_DISK = ("synchronous_commit=on", "min_wal_size=32MB", "max_wal_size=48MB")
 WORKER = ("service", "worker")
@@ -84,7 +85,10 @@ class Deployment:
     database_url: str  # not through a proxy
     endpoint: str  # of S3, not through a proxy
     blob_url: str
-    disk: Path | None  # PostgreSQL's, small; None: this machine allows no mount
+    # Small ones, of PostgreSQL, the first replica and the first trainer; None: this machine allows no mount.
+    database_disk: Path | None
+    replica_disk: Path | None
+    trainer_disk: Path | None
 
     @property
     def members(self) -> tuple[Member, ...]:
@@ -110,7 +114,8 @@ class Deployment:
 @contextlib.contextmanager
 def deployed(folder: Path) -> Iterator[Deployment]:
     with ExitStack() as stack:
-        disk = stack.enter_context(small_disk())
+        sizes = (DATABASE_DISK, MEMBER_DISK, MEMBER_DISK)
+        disk, replica_disk, trainer_disk = (stack.enter_context(small_disk(size)) for size in sizes)
         options = () if disk is None else ON_A_SMALL_DISK
         postgresql = stack.enter_context(started("postgresql", *options, folder=disk))
         endpoint = stack.enter_context(started("s3"))
@@ -121,29 +126,31 @@ def deployed(folder: Path) -> Iterator[Deployment]:
             "OMP_NUM_THREADS": "1",  # of each of four, on a machine of two cores or so
         }  # fmt: skip
 
-        def member(name: str, command: tuple[str, ...]) -> Member:
+        def member(name: str, command: tuple[str, ...], disk: Path | None = None) -> Member:
+            own = {} if disk is None else {"TMPDIR": str(disk), "data_dir": str(disk / "data")}
             database, through = stack.enter_context(before_database(url))
             objects, end = stack.enter_context(before_objects(endpoint))
             (folder / name).mkdir()
-            settings = shared | {"database_url": through, "AWS_ENDPOINT_URL": end}
+            settings = shared | own | {"database_url": through, "AWS_ENDPOINT_URL": end}
             made = Member(name, command, folder / name, settings, database, objects)
             made.start()
             stack.callback(made.kill)
             return made
 
         prepare_backbone(Settings(backbone=TINY).backbone_config, folder / "cache")  # once, for all
-        first, second = member("replica-0", SERVE), member("replica-1", SERVE)
-        one, other = member("trainer-0", WORKER), member("trainer-1", WORKER)
+        first, second = member("replica-0", SERVE, replica_disk), member("replica-1", SERVE)
+        one, other = member("trainer-0", WORKER, trainer_disk), member("trainer-1", WORKER)
         for each in (first, second, one, other):
             each.wait_until_ready()
-        yield Deployment((first, second), (one, other), url, endpoint, blobs, disk)
+        members = (first, second), (one, other)
+        yield Deployment(*members, url, endpoint, blobs, disk, replica_disk, trainer_disk)
 
 
 @contextlib.contextmanager
-def small_disk() -> Iterator[Path | None]:
+def small_disk(size: str) -> Iterator[Path | None]:
     """A tmpfs, where it can be mounted: as root with the right to."""
     folder = Path(tempfile.mkdtemp(prefix="polyhead-disk-"))
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK},mode=1777", "tmpfs", folder]
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size},mode=1777", "tmpfs", folder]
     mounted = os.geteuid() == 0 and subprocess.run(mount, check=False, capture_output=True).returncode == 0
     try:
         folder.chmod(0o1777)
@@ -152,6 +159,19 @@ def small_disk() -> Iterator[Path | None]:
         if mounted:
             subprocess.run(["umount", "--lazy", folder], check=True)
         folder.rmdir()
+
+
+@contextlib.contextmanager
+def filled(disk: Path) -> Iterator[None]:
+    """To the last byte, for the block."""
+    filler = disk / "filler"
+    try:
+        with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
+            while file.write(bytes(2**20)):
+                pass
+        yield
+    finally:
+        filler.unlink()
 
 
 def stop(*members: Member) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from tests.faults.deployment import Deployment, Member, stop, wake
+from tests.faults.deployment import Deployment, Member, filled, stop, wake
 from tests.faults.reader import Reader
 from tests.faults.traffic import AIMED, TASKS, Traffic
 
@@ -224,20 +224,56 @@ def _numbers(scene: Scene) -> range:
     return range(first, first + 1)
 
 
-def fill_disk(scene: Scene) -> Injected:
-    """PostgreSQL's, to the last byte, for as long as a refusing cut."""
-    assert scene.deployment.disk is not None
-    filler, phase, at = scene.deployment.disk / "filler", scene.phases(), time.monotonic()
-    try:
-        with contextlib.suppress(OSError), filler.open("wb") as file:
-            while True:
-                file.write(bytes(2**20))
-                file.flush()
+def fill_database_disk(scene: Scene) -> Injected:
+    """PostgreSQL may end of it, and is started again."""
+    disk, phase, at = scene.deployment.database_disk, scene.phases(), time.monotonic()
+    assert disk is not None
+    with filled(disk):
         time.sleep(scene.refused_s)
-    finally:
-        filler.unlink()
     writes = scene.traffic.ledger.endings(at, "upload")
     return Injected(phase, at, time.monotonic(), f"uploads: {_counted(writes)}")
+
+
+def fill_replica_disk(scene: Scene) -> Injected:
+    """No process of it ends, and nothing that it could answer without a disk fails."""
+    disk, phase, at = scene.deployment.replica_disk, scene.phases(), time.monotonic()
+    assert disk is not None
+    replica = scene.deployment.replicas[0]
+    processes = replica.server.processes()
+    described = scene.traffic.ask("probe", replica, "GET", "/openapi.json")
+    assert described is not None
+    with filled(disk):
+        for path in described.json()["paths"]:  # with an outcome that was never counted before
+            scene.traffic.ask("probe", replica, "PATCH", path)
+        end = at + scene.refused_s
+        while time.monotonic() < end:
+            for task in TASKS:
+                predicted = scene.traffic.predict(replica, task)
+                assert predicted is not None
+                assert predicted.status_code == 200, predicted.text
+            time.sleep(0.2)
+    assert replica.server.processes() == processes
+    return Injected(
+        phase, at, time.monotonic(), f"uploads: {_counted(scene.traffic.ledger.endings(at, 'upload'))}"
+    )
+
+
+def fill_trainer_disk(scene: Scene) -> Injected:
+    """What needs a scratch fails for want of room, and says so; the trainer goes on."""
+    disk, (trainer, other) = scene.deployment.trainer_disk, scene.deployment.trainers
+    assert disk is not None
+    phase, at = scene.phases(), time.monotonic()
+    stop(other)
+    try:
+        with filled(disk):
+            said = scene.traffic.follow(scene.aim(**SLOW))
+        assert said.get("state") == "failed", said
+        assert "no room" in str(said["error"]), said
+    finally:
+        wake(other)
+    assert trainer.server.process.poll() is None, trainer.server.tail()
+    scene.expect_success(scene.aim(**SLOW))
+    return Injected(phase, at, time.monotonic(), "a run failed for want of room, the next succeeded")
 
 
 def restart_in_turn(scene: Scene) -> Injected:
@@ -269,6 +305,8 @@ FAULTS: dict[str, Callable[[Scene], Injected]] = {
     "PostgreSQL freezes": freeze_database,
     "S3 refuses": refuse_objects,
     "S3 freezes": freeze_objects,
-    "PostgreSQL's disk is full": fill_disk,
+    "PostgreSQL's disk is full": fill_database_disk,
+    "a replica's disk is full": fill_replica_disk,
+    "a trainer's disk is full": fill_trainer_disk,
     "SIGTERM of each in turn": restart_in_turn,
 }

@@ -29,7 +29,7 @@ def running(ending: ExitStack, tmp_path_factory: pytest.TempPathFactory) -> Camp
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_the_service_goes_on_after(running: Campaign, fault: str) -> None:
-    if "disk" in fault and running.scene.deployment.disk is None:
+    if "disk" in fault and running.scene.deployment.database_disk is None:
         pytest.skip("no small disk can be mounted here: that takes root")
     running.inject(fault)
     print(table(running.rows[-1:]))

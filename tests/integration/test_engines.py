@@ -1,6 +1,7 @@
 """The servers that tests run against leave nothing behind, and aren't those of another test run."""
 
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from sqlalchemy.pool import NullPool
 
 from tests.engines import ROOT, started
 from tests.stores import Cluster
@@ -51,3 +53,22 @@ def test_two_test_runs_at_once_have_servers_of_their_own(cluster: Cluster) -> No
         engine.dispose()
     assert "postgres" in found
     assert sa.make_url(other).database not in found
+
+
+def test_a_database_that_has_ended_by_itself_is_started_again() -> None:
+    """As where its disk was full, and it found no room to recover in."""
+    with started("postgresql", "synchronous_commit=on") as url:
+        engine = sa.create_engine(url, poolclass=NullPool)
+        with engine.begin() as connection:
+            connection.exec_driver_sql("CREATE TABLE kept AS SELECT 7 AS number")
+        folder = Path(str(sa.make_url(url).query["host"]))
+        os.kill(int((folder / "data" / "postmaster.pid").read_text().splitlines()[0]), signal.SIGKILL)
+        deadline = time.monotonic() + ENDS_S
+        while True:
+            try:
+                with engine.connect() as connection:
+                    assert connection.exec_driver_sql("SELECT number FROM kept").scalar_one() == 7
+                break
+            except sa.exc.OperationalError:
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
