@@ -11,6 +11,7 @@ from models.errors import BackboneMismatch, PolyheadError
 from service.errors import InvalidField, NothingPublished, StaleETag, UnknownAlias
 from service.store.checks import check_alias_name
 from service.store.database import Database
+from service.store.notices import ALIASES, notify
 from service.store.publishing import point
 from service.store.records import PRODUCTION, Alias, Resolved, Served, Task
 from service.store.tables import alias_changes, aliases, tasks, versions
@@ -101,6 +102,7 @@ class Aliases:
             if if_match not in (None, old.revision):
                 raise StaleETag
             connection.execute(sa.delete(aliases).where(*_key(task, name, backbone_digest)))
+            notify(connection, ALIASES, task.id)
 
     def stamp(self) -> Stamp:
         """What is another one after any change of what is served, whoever made it; it costs the same for any

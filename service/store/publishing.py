@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from service.store.database import database_clock, insert
+from service.store.notices import ALIASES, notify
 from service.store.records import PRODUCTION, NewVersion, Unset
 from service.store.tables import aliases, runs, tasks, versions
 
@@ -105,3 +106,4 @@ def point(
         .values(**key, **changed)
         .on_conflict_do_update(index_elements=["task_id", "name", "backbone_digest"], set_=changed)
     )
+    notify(connection, ALIASES, task_id)

@@ -11,6 +11,7 @@ from service.store.checks import check_label, check_name, check_text
 from service.store.classes import TaskClasses, class_names
 from service.store.database import Database, insert
 from service.store.ids import new_id
+from service.store.notices import ALIASES, notify
 from service.store.paging import id_after, page_of
 from service.store.quotas import UNLIMITED, Quotas
 from service.store.records import Kind, Page, Task, TaskSummary
@@ -127,6 +128,7 @@ class Tasks:
             of_task = sa.select(examples.c.id).where(examples.c.task_id == task.id)
             connection.execute(sa.delete(example_labels).where(example_labels.c.example_id.in_(of_task)))
             connection.execute(sa.delete(tasks).where(tasks.c.id == task.id))
+            notify(connection, ALIASES, task.id)
             return task
 
     def summary(self, task: Task, backbone_digest: str) -> TaskSummary:

@@ -15,6 +15,7 @@ from service.store import Store
 from service.store.tokens import read_peppers
 from service.web.decoding import Decoder
 from service.web.embedding_cache import EmbeddingCache
+from service.web.follower import Follower
 from service.web.keyring import Keyring
 from service.web.reach import Reach
 from service.web.resolver import Resolver
@@ -32,6 +33,7 @@ class Parts:
     decoder: Decoder
     embedding_cache: EmbeddingCache | None  # None: it is off
     resolver: Resolver
+    follower: Follower
     reach: Reach
     keyring: Keyring | None  # None: keys are off
 
@@ -51,6 +53,7 @@ class Parts:
         Raises: UnusablePeppers.
         """
         peppers = read_peppers(settings.resolved_key_peppers_file) if settings.needs_keys else None
+        resolver = Resolver(store, identity.digest, fresh_s=settings.resolve_cache_s)
         return cls(
             settings=settings,
             store=store,
@@ -70,13 +73,15 @@ class Parts:
                 if settings.embedding_cache_bytes
                 else None
             ),
-            resolver=Resolver(store, identity.digest, fresh_s=settings.resolve_cache_s),
+            resolver=resolver,
+            follower=Follower(store.database, resolver.expire),
             reach=Reach(store),
             keyring=None if peppers is None else Keyring(store.api_keys, peppers),
         )
 
     def close(self) -> None:
-        """Stop the decode threads; the store and the engine belong to the caller."""
+        """Stop the threads; the store and the engine belong to the caller."""
+        self.follower.close()
         self.decoder.close()
 
 

@@ -10,7 +10,7 @@ import math
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import anyio
@@ -54,7 +54,7 @@ class Target:
 @dataclass(frozen=True, slots=True)
 class _Entry:
     resolved: Resolved
-    stamp: Stamp | None  # of the store's aliases, when it was asked
+    stamp: Stamp | None  # of the store's aliases, when it was asked; None: it has changed since, or who knows
     changed: bool = False  # by this process since
 
 
@@ -62,7 +62,7 @@ class Resolver:
     """Resolves targets for one backbone, from a cache of bounded age.
 
     What is known holds until the stamp of the store's aliases changes, which is looked at every `fresh_s`
-    seconds: so a thousand tasks cost no more questions than one.
+    seconds: so a thousand tasks cost no more questions than one. Who hears of a change sooner says so.
     """
 
     def __init__(
@@ -133,6 +133,13 @@ class Resolver:
         with self._lock:
             for key in self._of(tenant, task):
                 del self._entries[key]
+
+    def expire(self, task_ids: Collection[str]) -> None:
+        """Ask again for tasks whose pointers moved somewhere else, before it is time to."""
+        with self._lock:
+            of_tasks = [key for key, entry in self._entries.items() if entry.resolved.task_id in task_ids]
+            for key in of_tasks:
+                self._entries[key] = replace(self._entries[key], stamp=None)
 
     def _of(self, tenant: str, task: str) -> list[tuple[str, Target]]:
         return [key for key in self._entries if key[0] == tenant and key[1].task == task]

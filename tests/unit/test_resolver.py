@@ -116,6 +116,23 @@ def test_what_this_process_changed_is_asked_again(store, resolve):
     assert (resolve(), resolve("other")) == (2, 1)
 
 
+def test_what_another_process_is_known_to_have_changed_is_asked_again(store, resolve):
+    assert [resolve(tenant=tenant) for tenant in "tu"] == [1, 1]  # the store here names tasks after tenants
+    store.aliases.version = 2
+    resolve.resolver.expire({"t"})
+    assert [resolve(tenant=tenant) for tenant in "tu"] == [2, 1]
+    assert (store.aliases.asked, store.aliases.stamps) == (3, 1)
+
+
+def test_what_another_process_has_changed_goes_on_without_the_store(store, resolve):
+    resolve()
+    store.aliases.error = StoreUnavailable()
+    resolve.resolver.expire({"t"})
+    assert resolve() == 1
+    store.aliases.error, store.aliases.version = None, 2
+    assert resolve() == 2
+
+
 def test_tenants_are_kept_apart(store, resolve):
     resolve()
     store.aliases.version = 2

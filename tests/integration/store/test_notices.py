@@ -1,14 +1,14 @@
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import sqlalchemy as sa
 
 from service.store import Store
-from service.store.notices import RUNS, Listener
+from service.store.notices import ALIASES, RUNS, Listener
 from service.store.records import Task
-from tests.integration.store.values import TENANT, new_run
+from tests.integration.store.values import BACKBONE, TENANT, new_run
 from tests.stores import on_a_cluster
 
 LONG_S, SOON_S = 120.0, 30.0  # a busy machine is slow; what isn't heard takes longer
@@ -74,3 +74,38 @@ def test_a_connection_that_was_cut_is_only_a_wait_without_notices(
     listener.wait(0.01, NEVER)
     store.runs.create(TENANT, new_run(task), now=1.0)
     assert waited_s(listener, LONG_S) < SOON_S
+
+
+@on_a_cluster
+def test_every_change_of_what_is_served_is_told_with_its_task(
+    store: Store, task: Task, publish: Callable[..., int]
+) -> None:
+    """What the stamp of the aliases counts, and no more."""
+    other = store.tasks.create(TENANT, "birds", "multiclass", now=1.0)
+    aliases = Listener(store.database, ALIASES)
+    aliases.wait(0.01, NEVER)
+
+    def put(version: int) -> None:
+        store.aliases.put(task, "canary", version, backbone_digest=BACKBONE, now=1.0)
+
+    def heard(*changes: Callable[[], object]) -> list[list[str]]:
+        """After each change what was told; a change that tells nothing is seen by the next one's."""
+        found = []
+        for change in changes:
+            change()
+            found.append(aliases.wait(LONG_S, NEVER))
+        return found
+
+    publish(task, move=False)
+    assert heard(
+        lambda: publish(task),
+        lambda: publish(other),
+        lambda: put(1),
+        lambda: put(2),
+        lambda: (put(2), store.aliases.delete(task, "canary", BACKBONE)),
+        lambda: store.tasks.delete(TENANT, task.name),
+    ) == [[id_] for id_ in (task.id, other.id, *[task.id] * 4)]
+    with store.database.read() as connection:  # the last on its server, so that all before it have come
+        connection.execute(sa.text(f"SELECT pg_notify('{ALIASES}', 'end')"))
+    assert aliases.wait(LONG_S, NEVER) == ["end"]
+    aliases.close()
