@@ -1,8 +1,8 @@
 """The one training loop of all gradient strategies. Imports torch.
 
 The head warms up alone; then blocks train with it, each at the rate of its own group. After every epoch
-validation is answered; the best state so far, the start included, is what is kept. Time comes from a clock
-that is handed in, randomness from a seed: the same arguments train the same weights on the same machine.
+validation is answered; by `monitor`, it says which state is kept, and that may be the start. Time comes from
+a clock that is handed in, randomness from a seed: the same arguments give the same weights on one machine.
 """
 
 import math
@@ -82,13 +82,14 @@ def train(
     planned: int | None = None,
     keep_last: bool = False,
 ) -> Trained:
-    """Train on `rows`, keep what is best on `held`; without `held`, what the last epoch gives.
+    """Train on `rows`, keep what `held` says by `monitor`; without `held`, what the last epoch gives.
 
     Args:   judge: the loss that validation is measured by; reserve: what an epoch of a later refit costs, in
             epochs of this one: so much time a kept epoch is left over; stop_after: epochs, of a schedule
             that is planned for all; planned: that many after the warm-up, for a refit; None: those of
             the options, or as many as the budget has time for; keep_last: what the last epoch gives, where
-            `held` is too little to tell one epoch from another: its best would flatter the answers to it.
+            `held` is too little to tell one epoch from another, or from the start: its best would flatter
+            the answers to it.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(lesson.options.seed)
@@ -124,6 +125,16 @@ def predict(adapted: Adapted, source: Source, rows: IntArray, passes: int | None
     return np.concatenate(found) if found else np.zeros((0, outputs), dtype=np.float32)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Reached:
+    """Where an epoch came to."""
+
+    epoch: int
+    rank: tuple[float, float]  # higher is better
+    state: dict[str, Tensor]
+    logits: FloatArray  # (m, C) of the rows held out
+
+
 class _Course:
     def __init__(
         self,
@@ -144,17 +155,17 @@ class _Course:
         self.options = lesson.options
         self.planned = self.options.epochs if planned is None else planned  # after the warm-up
         self.fixed = planned is not None
-        self.keep_last = keep_last or lesson.options.monitor == "none"
+        self.may_stay = lesson.options.monitor == "end" and not keep_last  # at its start
+        self.keep_last = keep_last or lesson.options.monitor in {"none", "end"}
         self.shortened = False  # for want of time
         self.rng = np.random.default_rng(self.options.seed)
         self.steps = 0
         self.answering_s = 0.0  # that validation takes
         self.began = budget.now()
         self.history: list[dict[str, Any]] = []
-        self.best: tuple[float, float] | None = None
+        self.start: _Reached | None = None  # of what may end there
+        self.best: _Reached | None = None  # so far; of what keeps its last epoch, that
         self.best_epoch = 0
-        self.best_state: dict[str, Tensor] = {}
-        self.best_logits: FloatArray | None = None
 
     def run(self, stop_after: int | None) -> Trained:
         optimiser = self._optimiser()
@@ -178,19 +189,26 @@ class _Course:
                 break
         if ended == "epochs" and self.shortened:
             ended = "max_seconds"
-        if self.best_state:
-            self.adapted.load_state_dict(self.best_state)
-        self.adapted.eval().requires_grad_(requires_grad=False)
-        if len(self.held) and self.lesson.source.passes > 1:
-            self.best_logits = predict(self.adapted, self.lesson.source, self.held)
+        logits = self._settle()
         return Trained(
             epochs=self.best_epoch,
             history=self.history,
-            logits=self.best_logits,
+            logits=logits,
             seconds_per_epoch=self._seconds_per_epoch(),
             ended=ended,
             planned=self.planned,
         )
+
+    def _settle(self) -> FloatArray | None:
+        """Leave the network in the state that is kept. Returns: (m, C) its logits of the rows held out."""
+        if self.start and self.best and self.best.rank <= self.start.rank:  # at a tie, the simpler one
+            self.best, self.best_epoch = self.start, self.start.epoch
+        if self.best:
+            self.adapted.load_state_dict(self.best.state)
+        self.adapted.eval().requires_grad_(requires_grad=False)
+        if len(self.held) and self.lesson.source.passes > 1:
+            return predict(self.adapted, self.lesson.source, self.held)
+        return self.best.logits if self.best else None
 
     @property
     def epochs(self) -> int:
@@ -282,9 +300,11 @@ class _Course:
             self.answering_s = self.budget.now() - began
             entry |= self._judged(logits)
             rank = self._rank(entry)
-            if self.best is None or self.keep_last or rank > self.best:
-                self.best, self.best_epoch = rank, epoch
-                self.best_state, self.best_logits = self.adapted.state(), logits
+            if self.best is None or self.keep_last or rank > self.best.rank:
+                self.best = _Reached(epoch=epoch, rank=rank, state=self.adapted.state(), logits=logits)
+                self.best_epoch = epoch
+            if epoch == 0 and self.may_stay:
+                self.start = self.best
         else:
             self.best_epoch = epoch
         self.history.append(entry)
