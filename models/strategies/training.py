@@ -21,6 +21,7 @@ from models.evaluate import evaluate
 from models.head import Kind, answers
 from models.strategies.adapted import Adapted
 from models.strategies.budget import Budget
+from models.strategies.keeping import Keeping, Reached
 from models.strategies.objective import Objective
 from models.strategies.options import TrainingOptions
 
@@ -125,16 +126,6 @@ def predict(adapted: Adapted, source: Source, rows: IntArray, passes: int | None
     return np.concatenate(found) if found else np.zeros((0, outputs), dtype=np.float32)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Reached:
-    """Where an epoch came to."""
-
-    epoch: int
-    rank: tuple[float, float]  # higher is better
-    state: dict[str, Tensor]
-    logits: FloatArray  # (m, C) of the rows held out
-
-
 class _Course:
     def __init__(
         self,
@@ -155,16 +146,13 @@ class _Course:
         self.options = lesson.options
         self.planned = self.options.epochs if planned is None else planned  # after the warm-up
         self.fixed = planned is not None
-        self.may_stay = lesson.options.monitor == "end" and not keep_last  # at its start
-        self.keep_last = keep_last or lesson.options.monitor in {"none", "end"}
+        self.keeping = Keeping(lesson.options.monitor, last=keep_last)
         self.shortened = False  # for want of time
         self.rng = np.random.default_rng(self.options.seed)
         self.steps = 0
         self.answering_s = 0.0  # that validation takes
         self.began = budget.now()
         self.history: list[dict[str, Any]] = []
-        self.start: _Reached | None = None  # of what may end there
-        self.best: _Reached | None = None  # so far; of what keeps its last epoch, that
         self.best_epoch = 0
 
     def run(self, stop_after: int | None) -> Trained:
@@ -182,7 +170,7 @@ class _Course:
             self._measure(epoch, loss)
             if (
                 len(self.held)
-                and not self.keep_last
+                and not self.keeping.last
                 and epoch - max(self.best_epoch, self.options.warmup_epochs) >= self._patience()
             ):
                 ended = "patience"
@@ -201,14 +189,14 @@ class _Course:
 
     def _settle(self) -> FloatArray | None:
         """Leave the network in the state that is kept. Returns: (m, C) its logits of the rows held out."""
-        if self.start and self.best and self.best.rank <= self.start.rank:  # at a tie, the simpler one
-            self.best, self.best_epoch = self.start, self.start.epoch
-        if self.best:
-            self.adapted.load_state_dict(self.best.state)
+        kept = self.keeping.settled()
+        if kept:
+            self.best_epoch = kept.epoch
+            self.adapted.load_state_dict(kept.state)
         self.adapted.eval().requires_grad_(requires_grad=False)
         if len(self.held) and self.lesson.source.passes > 1:
             return predict(self.adapted, self.lesson.source, self.held)
-        return self.best.logits if self.best else None
+        return kept.logits if kept else None
 
     @property
     def epochs(self) -> int:
@@ -290,21 +278,21 @@ class _Course:
         for group in optimiser.param_groups:
             group["lr"] = group["base_lr"] * share * (1.0 if group["name"] == HEAD else ramp)
 
-    def _measure(self, epoch: int, loss: float | None) -> None:
+    def _measure(self, epoch: int, train_loss: float | None) -> None:
         """Note an epoch, and keep its state where it is the best so far."""
-        entry: dict[str, Any] = {"epoch": epoch, "phase": self._phase(epoch), "train_loss": loss}
+        entry: dict[str, Any] = {"epoch": epoch, "phase": self._phase(epoch), "train_loss": train_loss}
         if len(self.held):
             began = self.budget.now()
             # one pass tells an epoch from the next as well as four; what is kept is answered with all
             logits = predict(self.adapted, self.lesson.source, self.held, passes=1)
             self.answering_s = self.budget.now() - began
-            entry |= self._judged(logits)
-            rank = self._rank(entry)
-            if self.best is None or self.keep_last or rank > self.best.rank:
-                self.best = _Reached(epoch=epoch, rank=rank, state=self.adapted.state(), logits=logits)
+            loss, score, higher = self._judged(logits)
+            entry |= {"validation_loss": loss} | ({} if score is None else {"score": score})
+            rank = self.keeping.rank(loss, score, higher_is_better=higher)
+            if self.keeping.better(rank):
+                state = self.adapted.state()
+                self.keeping.note(Reached(epoch=epoch, rank=rank, state=state, logits=logits))
                 self.best_epoch = epoch
-            if epoch == 0 and self.may_stay:
-                self.start = self.best
         else:
             self.best_epoch = epoch
         self.history.append(entry)
@@ -315,25 +303,14 @@ class _Course:
             return "start"
         return "training" if epoch > self.options.warmup_epochs else "warming up"
 
-    def _judged(self, logits: FloatArray) -> dict[str, Any]:
+    def _judged(self, logits: FloatArray) -> tuple[float, float | None, bool]:
+        """Loss and score of the rows held out, and whether a higher score is better."""
         head = self.adapted.head
         raw = torch.from_numpy((logits - head.centre) / head.spread)
         kind, targets = self.lesson.kind, self.lesson.targets[self.held]
         labels = tuple(str(column) for column in range(logits.shape[1]))
         primary = evaluate(kind, labels, targets, answers(kind, logits))["primary"]
-        return {
-            "validation_loss": float(self.judge(raw, self.held)),
-            "score": primary["value"],
-            "higher_is_better": primary["higher_is_better"],
-        }
-
-    def _rank(self, entry: dict[str, Any]) -> tuple[float, float]:
-        by_loss = -entry["validation_loss"] if math.isfinite(entry["validation_loss"]) else -math.inf
-        score = entry.pop("score") if entry["score"] is None else entry["score"]
-        higher = entry.pop("higher_is_better")
-        if self.options.monitor == "loss" or score is None:
-            return by_loss, 0.0
-        return (score if higher else -score), by_loss
+        return float(self.judge(raw, self.held)), primary["value"], primary["higher_is_better"]
 
     def _time_is_up(self) -> bool:
         return self.budget.left() <= self.reserve * self.best_epoch * self._seconds_per_epoch()
