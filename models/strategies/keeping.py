@@ -32,10 +32,14 @@ class Keeping:
         self.best: Reached | None = None
 
     def rank(self, loss: float, score: float | None, *, higher_is_better: bool) -> Rank:
-        by_loss = -loss if math.isfinite(loss) else -math.inf
+        """Args: loss, score: on validation; score: None where none is defined."""
+        if not math.isfinite(loss):
+            return -math.inf, -math.inf  # whatever its answers score, they are no numbers
         if self._monitor == "loss" or score is None:
-            return by_loss, 0.0
-        return (score if higher_is_better else -score), by_loss
+            return -loss, 0.0
+        by_score = score if higher_is_better else -score
+        # of the same answers the end is the surer one, which isn't the better one
+        return by_score, 0.0 if self._monitor == "end" else -loss
 
     def better(self, rank: Rank) -> bool:
         """Whether an epoch of that rank is to be noted: a copy of a state costs memory."""

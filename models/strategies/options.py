@@ -96,8 +96,8 @@ class TrainingOptions:
     augmentation: Augmentation = "light"
     average_flips: bool = False  # answer with the mean logits of the augmentation's flips
     batch_norm: BatchNorm = "auto"  # auto: eval where frozen, and everywhere on little data
-    # score, loss: early stopping follows it on validation. end: all epochs are trained, then the score (at a
-    # tie, the loss) chooses the last one or the start. none: the last one is kept
+    # score, loss: early stopping follows it on validation. end: all epochs are trained, and the last one is
+    # kept if it scores above the start there, or else the start. none: the last one is kept
     monitor: Monitor = "score"
     patience: int = 8  # epochs without a better validation, after which training ends
     max_seconds: float | None = None  # for all of the fit; the best so far is kept

@@ -89,8 +89,8 @@ class CreateRun(RequestBody):
     monitor: Monitor | None = Field(
         default=None,
         description=(
-            "score, loss: what early stopping follows on validation. end: all epochs are trained, then the "
-            "score there chooses the last one or the start. none: the last one is kept."
+            "score, loss: what early stopping follows on validation. end: all epochs are trained, and the "
+            "last is kept if it scores above the start there, or else the start. none: the last one is kept."
         ),
     )
     patience: int | None = _number("patience", "Epochs without a better validation, after which it ends.")
