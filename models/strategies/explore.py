@@ -59,8 +59,12 @@ class Candidate:
 
     @property
     def epochs(self) -> int:
-        """What the served network is trained for: the best, or over folds the median of the best."""
-        return int(np.median([attempt.trained.epochs for attempt in self.attempts]))
+        """What the served network is trained for: the best, or over folds the median of the best.
+
+        Of an even number the lower one in the middle: between the start and the end lies what no fold chose.
+        """
+        best = sorted(attempt.trained.epochs for attempt in self.attempts)
+        return best[(len(best) - 1) // 2]
 
 
 def explore(

@@ -14,7 +14,7 @@ Augmentation = Literal["none", "light", "heavy"]
 Schedule = Literal["cosine", "constant"]
 BatchNorm = Literal["auto", "eval", "train"]
 ClassWeight = Literal["auto", "none", "balanced"]
-Monitor = Literal["loss", "score", "none"]
+Monitor = Literal["loss", "score", "end", "none"]
 HeadStart = Literal["exact", "random"]
 DomainOption = Literal["auto", "similar", "distant"]
 Solver = Literal["exact", "adam"]
@@ -96,7 +96,9 @@ class TrainingOptions:
     augmentation: Augmentation = "light"
     average_flips: bool = False  # answer with the mean logits of the augmentation's flips
     batch_norm: BatchNorm = "auto"  # auto: eval where frozen, and everywhere on little data
-    monitor: Monitor = "score"  # what early stopping follows on validation; none: the last epoch is kept
+    # score, loss: early stopping follows it on validation. end: all epochs are trained, and the last one is
+    # kept if it scores above the start there, or else the start. none: the last one is kept
+    monitor: Monitor = "score"
     patience: int = 8  # epochs without a better validation, after which training ends
     max_seconds: float | None = None  # for all of the fit; the best so far is kept
 
@@ -131,7 +133,7 @@ class LoraOptions(TrainingOptions):
     alpha: float = 8.0  # the update counts alpha / rank times
     lr: float = 3e-4  # of a head that starts at its optimum
     decay: float = 7.0  # factors start at nothing, and have far to go
-    monitor: Monitor = "none"  # on its way validation dips below the start, and is best at a low rate
+    monitor: Monitor = "end"  # on its way validation dips below the start, and is best at a low rate
 
 
 LEAST_BUDGET_S = 10.0  # in which a head of some thousand examples is trained and judged

@@ -43,6 +43,6 @@ def rung_options(rule: Rule, rung: Rung, *, seed: int, max_seconds: float) -> Tr
     if rung == "finetune":
         return FinetuneOptions(**shared)
     if rung == "lora":
-        # On one block: its factors are to stay under 1 % of the backbone. By their own way to stop.
-        return LoraOptions(**shared | {"monitor": "none"})
+        # On one block: its factors are to stay under 1 % of the backbone. By their own way to choose.
+        return LoraOptions(**shared | {"monitor": "end"})
     return LastBlockOptions(blocks=rule.blocks or 1, **shared)

@@ -1,8 +1,8 @@
 """The one training loop of all gradient strategies. Imports torch.
 
 The head warms up alone; then blocks train with it, each at the rate of its own group. After every epoch
-validation is answered; the best state so far, the start included, is what is kept. Time comes from a clock
-that is handed in, randomness from a seed: the same arguments train the same weights on the same machine.
+validation is answered; by `monitor`, it says which state is kept, and that may be the start. Time comes from
+a clock that is handed in, randomness from a seed: the same arguments give the same weights on one machine.
 """
 
 import math
@@ -21,6 +21,7 @@ from models.evaluate import evaluate
 from models.head import Kind, answers
 from models.strategies.adapted import Adapted
 from models.strategies.budget import Budget
+from models.strategies.keeping import Keeping, Reached
 from models.strategies.objective import Objective
 from models.strategies.options import TrainingOptions
 
@@ -82,13 +83,14 @@ def train(
     planned: int | None = None,
     keep_last: bool = False,
 ) -> Trained:
-    """Train on `rows`, keep what is best on `held`; without `held`, what the last epoch gives.
+    """Train on `rows`, keep what `held` says by `monitor`; without `held`, what the last epoch gives.
 
     Args:   judge: the loss that validation is measured by; reserve: what an epoch of a later refit costs, in
             epochs of this one: so much time a kept epoch is left over; stop_after: epochs, of a schedule
             that is planned for all; planned: that many after the warm-up, for a refit; None: those of
             the options, or as many as the budget has time for; keep_last: what the last epoch gives, where
-            `held` is too little to tell one epoch from another: its best would flatter the answers to it.
+            `held` is too little to tell one epoch from another, or from the start: its best would flatter
+            the answers to it.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(lesson.options.seed)
@@ -144,17 +146,14 @@ class _Course:
         self.options = lesson.options
         self.planned = self.options.epochs if planned is None else planned  # after the warm-up
         self.fixed = planned is not None
-        self.keep_last = keep_last or lesson.options.monitor == "none"
+        self.keeping = Keeping(lesson.options.monitor, last=keep_last)
         self.shortened = False  # for want of time
         self.rng = np.random.default_rng(self.options.seed)
         self.steps = 0
         self.answering_s = 0.0  # that validation takes
         self.began = budget.now()
         self.history: list[dict[str, Any]] = []
-        self.best: tuple[float, float] | None = None
         self.best_epoch = 0
-        self.best_state: dict[str, Tensor] = {}
-        self.best_logits: FloatArray | None = None
 
     def run(self, stop_after: int | None) -> Trained:
         optimiser = self._optimiser()
@@ -171,26 +170,33 @@ class _Course:
             self._measure(epoch, loss)
             if (
                 len(self.held)
-                and not self.keep_last
+                and not self.keeping.last
                 and epoch - max(self.best_epoch, self.options.warmup_epochs) >= self._patience()
             ):
                 ended = "patience"
                 break
         if ended == "epochs" and self.shortened:
             ended = "max_seconds"
-        if self.best_state:
-            self.adapted.load_state_dict(self.best_state)
-        self.adapted.eval().requires_grad_(requires_grad=False)
-        if len(self.held) and self.lesson.source.passes > 1:
-            self.best_logits = predict(self.adapted, self.lesson.source, self.held)
+        logits = self._settle()
         return Trained(
             epochs=self.best_epoch,
             history=self.history,
-            logits=self.best_logits,
+            logits=logits,
             seconds_per_epoch=self._seconds_per_epoch(),
             ended=ended,
             planned=self.planned,
         )
+
+    def _settle(self) -> FloatArray | None:
+        """Leave the network in the state that is kept. Returns: (m, C) its logits of the rows held out."""
+        kept = self.keeping.settled()
+        if kept:
+            self.best_epoch = kept.epoch
+            self.adapted.load_state_dict(kept.state)
+        self.adapted.eval().requires_grad_(requires_grad=False)
+        if len(self.held) and self.lesson.source.passes > 1:
+            return predict(self.adapted, self.lesson.source, self.held)
+        return kept.logits if kept else None
 
     @property
     def epochs(self) -> int:
@@ -272,19 +278,21 @@ class _Course:
         for group in optimiser.param_groups:
             group["lr"] = group["base_lr"] * share * (1.0 if group["name"] == HEAD else ramp)
 
-    def _measure(self, epoch: int, loss: float | None) -> None:
+    def _measure(self, epoch: int, train_loss: float | None) -> None:
         """Note an epoch, and keep its state where it is the best so far."""
-        entry: dict[str, Any] = {"epoch": epoch, "phase": self._phase(epoch), "train_loss": loss}
+        entry: dict[str, Any] = {"epoch": epoch, "phase": self._phase(epoch), "train_loss": train_loss}
         if len(self.held):
             began = self.budget.now()
             # one pass tells an epoch from the next as well as four; what is kept is answered with all
             logits = predict(self.adapted, self.lesson.source, self.held, passes=1)
             self.answering_s = self.budget.now() - began
-            entry |= self._judged(logits)
-            rank = self._rank(entry)
-            if self.best is None or self.keep_last or rank > self.best:
-                self.best, self.best_epoch = rank, epoch
-                self.best_state, self.best_logits = self.adapted.state(), logits
+            loss, score, higher = self._judged(logits)
+            entry |= {"validation_loss": loss} | ({} if score is None else {"score": score})
+            rank = self.keeping.rank(loss, score, higher_is_better=higher)
+            if self.keeping.better(rank):
+                state = self.adapted.state()
+                self.keeping.note(Reached(epoch=epoch, rank=rank, state=state, logits=logits))
+                self.best_epoch = epoch
         else:
             self.best_epoch = epoch
         self.history.append(entry)
@@ -295,25 +303,14 @@ class _Course:
             return "start"
         return "training" if epoch > self.options.warmup_epochs else "warming up"
 
-    def _judged(self, logits: FloatArray) -> dict[str, Any]:
+    def _judged(self, logits: FloatArray) -> tuple[float, float | None, bool]:
+        """Loss and score of the rows held out, and whether a higher score is better."""
         head = self.adapted.head
         raw = torch.from_numpy((logits - head.centre) / head.spread)
         kind, targets = self.lesson.kind, self.lesson.targets[self.held]
         labels = tuple(str(column) for column in range(logits.shape[1]))
         primary = evaluate(kind, labels, targets, answers(kind, logits))["primary"]
-        return {
-            "validation_loss": float(self.judge(raw, self.held)),
-            "score": primary["value"],
-            "higher_is_better": primary["higher_is_better"],
-        }
-
-    def _rank(self, entry: dict[str, Any]) -> tuple[float, float]:
-        by_loss = -entry["validation_loss"] if math.isfinite(entry["validation_loss"]) else -math.inf
-        score = entry.pop("score") if entry["score"] is None else entry["score"]
-        higher = entry.pop("higher_is_better")
-        if self.options.monitor == "loss" or score is None:
-            return by_loss, 0.0
-        return (score if higher else -score), by_loss
+        return float(self.judge(raw, self.held)), primary["value"], primary["higher_is_better"]
 
     def _time_is_up(self) -> bool:
         return self.budget.left() <= self.reserve * self.best_epoch * self._seconds_per_epoch()

@@ -87,7 +87,11 @@ class CreateRun(RequestBody):
     )
     batch_norm: BatchNorm | None = Field(default=None, description="auto: eval wherever frozen or small.")
     monitor: Monitor | None = Field(
-        default=None, description="What early stopping follows on validation; none: the last epoch is kept."
+        default=None,
+        description=(
+            "score, loss: what early stopping follows on validation. end: all epochs are trained, and the "
+            "last is kept if it scores above the start there, or else the start. none: the last one is kept."
+        ),
     )
     patience: int | None = _number("patience", "Epochs without a better validation, after which it ends.")
     rank: int | None = _number("rank", "`lora`: of the factors, which stay under 1 % of the backbone.")

@@ -167,6 +167,25 @@ def test_small_data_is_evaluated_out_of_fold():
     assert len(tuned.fit.decision["epochs"]["best"]) == 5
 
 
+@pytest.mark.parametrize(
+    ("best", "served"), [([0, 13, 13], 13), ([13, 0, 0, 13], 0), ([2, 7, 4, 3], 3), ([5], 5)]
+)
+def test_over_folds_the_served_epochs_are_those_of_a_fold(best, served):
+    case = Case(count=60)
+    recipe = last_block(
+        case.dataset,
+        case.maps,
+        case.split,
+        LastBlockOptions(epochs=0, warmup_epochs=0),
+        total_backbone_parameters=case.total,
+    )
+    candidate = explore(recipe, report=lambda _: None)
+    first = candidate.attempts[0]
+    attempts = tuple(replace(first, trained=replace(first.trained, epochs=each)) for each in best)
+
+    assert replace(candidate, attempts=attempts).epochs == served
+
+
 def test_validation_is_answered_before_the_test_is_looked_at():
     """Other test targets: the same candidate, and so the same choice."""
     case = Case()

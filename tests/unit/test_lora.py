@@ -7,12 +7,16 @@ import torch
 from models.backbone import Backbone
 from models.errors import InvalidOption
 from models.strategies.options import LoraOptions
+from models.strategies.rule import Means, choose_rule
+from models.strategies.rungs import rung_options
 from models.tail import split_at, targets
 from models.tails import check_rank
-from tests.unit.ladder import family
+from tests.networks import pointwise
+from tests.unit.ladder import Ticking, family
 from tests.unit.test_last_block import Case
 
 pytest.importorskip("peft")
+from models.strategies.explore import explore
 from models.strategies.finish import fit
 from models.strategies.lora import _adapted, lora, merged
 
@@ -58,10 +62,18 @@ def lite0_case():
     return Case(count=200, augmentation="none", backbone=family("efficientnet"))
 
 
-def fitted(case, **options):
+def recipe_of(case, **options):
     given = LoraOptions(**{"epochs": 2, "warmup_epochs": 0, "augmentation": "none"} | options)
-    recipe = lora(case.dataset, case.maps, case.split, given, total_backbone_parameters=case.total)
-    return merged(fit(recipe, report=lambda _: None))
+    return lora(case.dataset, case.maps, case.split, given, total_backbone_parameters=case.total)
+
+
+def fitted(case, clock=None, **options):
+    return merged(fit(recipe_of(case, **options), report=lambda _: None, clock=clock))
+
+
+def head_alone(case):
+    """What `lora` starts from, fitted and refitted as it is."""
+    return fitted(case, epochs=0, rank=2).fit
 
 
 def test_the_merged_tail_differs_from_the_trunks_own_by_the_factors_alone():
@@ -97,3 +109,52 @@ def test_what_trains_are_the_factors_and_the_head():
     assert tuned.fit.decision["parameters"]["by_name"] == named
     assert tuned.fit.decision["strategy"] == "lora"
     assert tuned.fit.metrics["primary"]["value"] > 0.3
+
+
+@pytest.mark.parametrize(("count", "attempts"), [(200, 1), (60, 5)], ids=["held out", "out of fold"])
+def test_a_schedule_that_harms_ends_where_it_started_and_serves_the_head_alone(count, attempts):
+    case = Case(count=count, augmentation="none", backbone=family("efficientnet"))
+    tuned, head = fitted(case, lr=3.0), head_alone(case)
+    epochs = tuned.fit.decision["epochs"]
+
+    assert (epochs["best"], epochs["ended_by"]) == ([0] * attempts, ["epochs"] * attempts)
+    assert (epochs["served"], epochs["served_planned"]) == (0, 0)
+    assert len(tuned.fit.history) == 3 * attempts  # nothing is stopped early
+    assert tuned.fit.fitted_on == head.fitted_on
+    np.testing.assert_array_equal(tuned.fit.head.weight, head.head.weight)
+    np.testing.assert_array_equal(tuned.fit.evaluated_scores, head.evaluated_scores)
+    before, after = case.split.tail.state_dict(), tuned.network.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert not any(high.any() for name, high in tuned.factors.items() if ".lora_B." in name)
+
+
+def test_a_schedule_that_helps_serves_all_of_its_epochs():
+    case = Case(count=700, augmentation="none", backbone=pointwise())
+    options = {"rank": 2, "lr": 5e-3, "decay": 10.0}
+    tuned, head = fitted(case, epochs=12, **options), head_alone(case)
+    start, *between, end = (entry["score"] for entry in tuned.fit.history)
+
+    assert end > start > min(between), "its way is meant to dip"
+    assert tuned.fit.decision["epochs"]["best"] == [12]
+    assert (tuned.fit.decision["epochs"]["served"], tuned.fit.fitted_on) == (12, "train+validation")
+    assert not np.array_equal(tuned.fit.head.weight, head.head.weight)
+
+
+def test_few_validation_examples_leave_the_choice_to_whoever_compares_the_strategies():
+    candidate = explore(recipe_of(lite0_case(), lr=3.0), report=lambda _: None, few_validation=1000)
+    assert [attempt.trained.epochs for attempt in candidate.attempts] == [2, 2, 2]
+
+
+def test_a_budget_that_ends_on_its_way_keeps_no_less_than_the_head():
+    case = lite0_case()
+    tuned, head = fitted(case, clock=Ticking(), max_seconds=60, epochs=50, lr=3.0), head_alone(case)
+    epochs = tuned.fit.decision["epochs"]
+
+    assert (epochs["best"], epochs["ended_by"]) == ([0], ["max_seconds"])
+    assert 1 < len(tuned.fit.history) < 51
+    assert tuned.fit.metrics["primary"] == head.metrics["primary"]
+
+
+def test_the_rung_of_auto_may_end_where_it_started_too():
+    rule = choose_rule(1000, (500, 500), "distant", Means(blocks=(1, 2), lora=True))
+    assert rung_options(rule, "lora", seed=0, max_seconds=60).monitor == LoraOptions().monitor == "end"

@@ -76,6 +76,9 @@ def test_a_bad_option_is_refused_by_name(options, field, value):
         (FinetuneOptions, "head_start", "zero"),
         (LoraOptions, "rank", 0),
         (LoraOptions, "alpha", math.nan),
+        (LoraOptions, "monitor", "ends"),
+        (LoraOptions, "monitor", None),
+        (LastBlockOptions, "monitor", ("score", "end")),
     ],
 )
 def test_a_strategys_own_options_are_checked_too(options, field, value):
