@@ -64,6 +64,10 @@ class Traffic:
     def __enter__(self) -> Self:
         for task in (*TASKS, AIMED):
             self._create(task)
+        for task, member in itertools.product(TASKS, self.deployment.replicas):
+            said = self.predict(member, task)  # each knows it from here on, whatever is cut off first
+            assert said is not None
+            assert said.status_code == 200, said.text
         for task in TASKS:
             for does in (self._predict, self._upload, self._publish):
                 thread = threading.Thread(target=does, args=(task,), name=f"{does.__name__}-{task}")
