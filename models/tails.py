@@ -74,14 +74,16 @@ def stages_shape(identity: BackboneIdentity) -> TailShape:
     )
 
 
-def check_rank(rank: int, rank_parameters: int, total_parameters: int) -> None:
+def check_rank(
+    rank: int, rank_parameters: int, total_parameters: int, *, name: str = "of this server"
+) -> None:
     """Low-rank factors stay under 1 % of the backbone.
 
-    Args:   rank_parameters: what each rank costs; total_parameters: of the backbone.
+    Args:   rank_parameters: what each rank costs; total_parameters, name: of the backbone.
     Raises: NoTail: there is no layer to adapt. InvalidOption: the rank is too high; names the largest.
     """
     if not rank_parameters:
-        raise NoTail(name="of this server", reason="its tail has no linear or pointwise layer")
+        raise NoTail(name=name, reason="its tail has no linear or pointwise layer")
     largest = (math.ceil(SHARE * total_parameters) - 1) // rank_parameters
     if largest < 1:
         raise InvalidOption("blocks", "is too many: even rank 1 would train 1 % of the parameters or more")

@@ -12,7 +12,8 @@ import typer
 
 from service.backup import commands as backups
 from service.client import commands
-from service.command import fail, load_settings
+from service.command import AsJson, DataDir, fail, load_settings
+from service.preparing import commands as preparing
 from service.process import import_from_working_folder
 
 if TYPE_CHECKING:
@@ -26,8 +27,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-
-DataDir = Annotated[Path | None, typer.Option(help="Folder of the embedded database and blobs.")]
 
 
 @app.command()
@@ -197,9 +196,6 @@ class ScopeName(StrEnum):
     METRICS = "metrics"
 
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-
-
 @key.command("create")
 def create_key(
     name: Annotated[str, typer.Option(help="What it is for, as lists and nothing else show it.")],
@@ -276,83 +272,7 @@ backbone = typer.Typer(
     help="The backbone that is served, and one that is to follow it.", no_args_is_help=True
 )
 app.add_typer(backbone, name="backbone")
-
-
-@backbone.command("prepare")
-def prepare_backbone(
-    name: Annotated[
-        str, typer.Argument(help="The new backbone: a timm name, or package.module:factory.", metavar="NAME")
-    ],
-    *,
-    weights: Annotated[
-        Path | None, typer.Option(help="Its local weights; default: the package or the hub.")
-    ] = None,
-    input_size: Annotated[int | None, typer.Option(help="Its pixels; default: POLYHEAD_INPUT_SIZE.")] = None,
-    crop_pct: Annotated[float | None, typer.Option(help="Its crop; default: POLYHEAD_CROP_PCT.")] = None,
-    precision: Annotated[str | None, typer.Option(help="Its precision; default: POLYHEAD_PRECISION.")] = None,
-    tolerance: Annotated[
-        float,
-        typer.Option(
-            min=0,
-            max=1,
-            help="Most that a held-out score may fall: of accuracy or mean average precision (0-1), or of a "
-            "regression's error as a share of its targets' standard deviation.",
-        ),
-    ] = 0.01,
-    task: Annotated[list[str] | None, typer.Option(help="Only this task; repeatable. Default: all.")] = None,
-    tenant: Annotated[str | None, typer.Option(help="Only this tenant's; default: all.")] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would be done, and change nothing.")
-    ] = False,
-    as_json: AsJson = False,
-    data_dir: DataDir = None,
-) -> None:
-    """Train what is served on another backbone, beside the servers, and publish it for servers of that.
-
-    The settings POLYHEAD_… are those of the servers that run, which go on as they are. Every version behind
-    an alias is trained again by its own recipe, on the same splits, and held against the old one on the
-    examples that both were tested on. Those within the tolerance are published under the new backbone's
-    digest, where only its servers look.
-
-    Run it again to go on after an interruption, to catch up with what was published or uploaded since, or
-    with another tolerance: what is done is not done again.
-
-    Exit code 0: all are published; 1: some are not; 2: nothing could be done; 130: interrupted.
-    """
-    import threading  # noqa: PLC0415
-    from math import isfinite  # noqa: PLC0415
-
-    from models.errors import PolyheadError  # noqa: PLC0415
-    from service.administration import print_json  # noqa: PLC0415
-    from service.preparing import report  # noqa: PLC0415
-    from service.preparing.run import PrepareOptions, prepare  # noqa: PLC0415
-    from service.telemetry import configure_logging  # noqa: PLC0415
-    from service.trainer.lease import Stopping  # noqa: PLC0415
-
-    settings = load_settings(data_dir=data_dir)
-    new = load_settings(
-        data_dir=data_dir, backbone=name, input_size=input_size, crop_pct=crop_pct, precision=precision
-    )
-    if not isfinite(tolerance):  # which no range refuses
-        raise typer.BadParameter("not a number", param_hint="--tolerance")
-    configure_logging(settings.log_level, "prepare")
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
-    options = PrepareOptions(tolerance=tolerance, tasks=tuple(task or ()), tenant=tenant, dry_run=dry_run)
-    try:
-        # The old network's file of weights is not the new one's.
-        new = new.model_copy(update={"weights": weights})
-        done = prepare(settings, new, options, stop, lambda line: sys.stderr.write(f"{line}\n"))
-    except PolyheadError as error:
-        fail(" ".join(str(error).split()), code=2)
-    except Stopping:
-        fail("interrupted before anything was done", code=130)
-    if as_json:
-        print_json(report.as_json(done))
-    else:
-        report.print_report(done)
-    sys.exit(130 if done.interrupted else 0 if done.well else 1)
+backbone.command()(preparing.prepare)
 
 
 @contextmanager

@@ -1,10 +1,16 @@
-"""What a command does around its work: settings out of the environment, and one line for what is wrong."""
+"""What commands share: options, settings out of the environment, and one line for what is wrong."""
 
 import sys
-from typing import TYPE_CHECKING, Any, NoReturn
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
 
 if TYPE_CHECKING:
     from service.settings import Settings
+
+DataDir = Annotated[Path | None, typer.Option(help="Folder of the embedded database and blobs.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def load_settings(**given: Any) -> "Settings":

@@ -42,6 +42,19 @@ def pointwise() -> Backbone:
     return replace(tiny(), module=module, name="pointwise")
 
 
+def deep() -> Backbone:
+    """As `pointwise`, with a wider stem and a block more: its last two may be trained, or a higher rank."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        module = nn.Sequential()
+        stem = nn.Sequential(nn.Conv2d(3, 192, 4, stride=4), nn.ReLU(), nn.Conv2d(192, 16, 2, stride=2))
+        module.add_module("stem", stem)
+        module.add_module("neck", nn.Sequential(nn.ReLU(), nn.Conv2d(16, 16, 1)))
+        module.add_module("body", nn.Sequential(nn.ReLU(), nn.Conv2d(16, 16, 1), nn.ReLU()))
+        module.add_module("pool", nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()))
+    return replace(tiny(), module=module, stages=("stem", "neck", "body"), name="deep")
+
+
 def rigid() -> Backbone:
     """A network that takes 32 px and nothing else."""
     with torch.random.fork_rng(devices=[]):

@@ -4,19 +4,17 @@ import signal
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from service.command import fail, load_settings
+from service.command import DataDir, fail, load_settings
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 OK, LACKING, FAILED, INTERRUPTED = 0, 1, 2, 130
 
-DataDir = Annotated[Path | None, typer.Option(help="Folder of the embedded database and blobs.")]
 Backup = Annotated[str | None, typer.Option(help="Id of a backup; default: the newest that was finished.")]
 
 

@@ -8,20 +8,23 @@ import structlog
 
 from models.errors import PolyheadError
 from models.trainable import check_trainable
-from service.errors import NotReady, RunFailed, StaleETag, UnknownAlias, UnknownBlob, UnknownTask
+from service.errors import NotReady, StaleETag, UnknownAlias, UnknownTask
 from service.preparing.outcomes import Outcome, State, is_within
 from service.preparing.progress import Narrator, Say
 from service.preparing.training import Trainer
 from service.store.records import Alias, Served, Task, Version
 from service.telemetry import AUDIT
+from service.trainer.child import ChildCrashed
 from service.trainer.gathering import take_snapshot, targets_of
-from service.trainer.jobs import WEIGH, Weighed, WeighJob
+from service.trainer.jobs import CHECK_NETWORK, WEIGH, NetworkJob, Weighed, WeighJob
 from service.trainer.policy import evaluated
-from service.web.options import Bounds, check_installed, check_network, tail_of
+from service.web.options import Bounds, check_network, check_strategy, complete_options, tail_of
 
+log = structlog.stdlib.get_logger(__name__)
 audit = structlog.stdlib.get_logger(AUDIT)
 
 NOT_COMPARABLE = "no example was held out from both versions, so the new one can't be judged"
+UNFORESEEN = "it failed inside the service; the log says why"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,8 +46,8 @@ class Successor:
             return self._prepare(Narrator(say))
         except (NotReady, UnknownTask):
             raise
-        except PolyheadError as error:
-            return self._outcome("failed", reason=str(error))
+        except (PolyheadError, ChildCrashed) as error:
+            return self._failed(error)
 
     def plan(self) -> Outcome:
         """What `prepare` would do; it changes nothing. Raises: UnknownTask, NotReady."""
@@ -59,8 +62,8 @@ class Successor:
             self._check()
         except (NotReady, UnknownTask):
             raise
-        except PolyheadError as error:
-            return self._outcome("failed", reason=str(error), missing=missing)
+        except (PolyheadError, ChildCrashed) as error:
+            return self._failed(error, missing=missing)
         return self._outcome("to_train", missing=missing)
 
     def _prepare(self, narrator: Narrator) -> Outcome:
@@ -109,16 +112,20 @@ class Successor:
 
     def _check(self) -> None:
         """Raises: UntrainableData, StrategyNotAvailable, InvalidOption, InvalidField, NoTail."""
-        bench, options, strategy = self.trainer.bench, self.old.options, self.old.strategy
+        bench, strategy = self.trainer.bench, self.old.strategy
+        check_strategy(strategy)  # it may be of another release, as its options may
+        options = complete_options(strategy, self.old.options)
         summary = bench.store.tasks.summary(self.task, bench.identity.digest)
         check_trainable(
             self.task.kind, summary.per_class, summary.labelled, bench.settings.min_examples_per_class
         )
-        check_installed(strategy)
         bounds = Bounds(identity=bench.identity, scratch_bytes=bench.settings.scratch_bytes)
         tail_of(strategy, options, bench.tails, labelled=summary.labelled, bounds=bounds)
         if strategy == "finetune":
             check_network(options, labelled=summary.labelled, bounds=bounds)
+            if options["input_size"] not in (None, bench.identity.preprocessing.input_size):
+                job = NetworkJob(backbone=bench.backbone, input_size=options["input_size"])
+                bench.call(CHECK_NETWORK, job, report=lambda _: None, lease=self.trainer)
 
     def _follow(self, number: int, moving: tuple[Alias, ...]) -> Outcome:
         """Publish a version where it is good enough."""
@@ -162,10 +169,7 @@ class Successor:
     def _weigh(self, number: int) -> Weighed | None:
         """None where no example was held out from both."""
         store = self.trainer.bench.store
-        try:
-            old, new = evaluated(store, self.old), evaluated(store, store.versions.get(self.task, number))
-        except UnknownBlob as error:
-            raise RunFailed(f"what a version answered when it was evaluated is lost: {error}") from error
+        old, new = evaluated(store, self.old), evaluated(store, store.versions.get(self.task, number))
         snapshot = take_snapshot(store, self.task.id)
         row_of, old_row, new_row = (
             {id_: row for row, id_ in enumerate(ids)}
@@ -188,6 +192,13 @@ class Successor:
 
     def _weighed(self, state: State, number: int) -> Outcome:
         return self._outcome(state, version=number, weighed=self._weigh(number))
+
+    def _failed(self, error: Exception, *, missing: int = 0) -> Outcome:
+        reason = str(error)
+        if isinstance(error, ChildCrashed):
+            log.error("successor_failed", task=self.served.task_name, trace=reason)
+            reason = UNFORESEEN
+        return self._outcome("failed", reason=" ".join(reason.split()), missing=missing)
 
     def _outcome(
         self,

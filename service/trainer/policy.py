@@ -1,6 +1,8 @@
 """Whether a new version becomes `production`, and the sentence that says why."""
 
 import io
+import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -8,10 +10,12 @@ import numpy as np
 
 from models.arrays import FloatArray
 from models.dataset import Dataset
-from service.errors import UnknownAlias, UnknownBlob, UnknownVersion
+from service.errors import RunFailed, UnknownAlias, UnknownBlob, UnknownVersion
 from service.store import Store
 from service.store.records import PRODUCTION, PublishPolicy, Task, Version
 from service.trainer.jobs import Judged, JudgeJob
+
+DAMAGE = (zipfile.BadZipFile, zlib.error, ValueError, KeyError, EOFError)  # that numpy meets in a file
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +64,7 @@ def decide(
         return Decision(publish=False, reason=reason, production=production)
     try:
         old = evaluated(store, store.versions.get(task, production))
-    except (UnknownVersion, UnknownBlob):
+    except (UnknownVersion, RunFailed):
         old = Evaluated(ids=(), labels=(), scores=new.scores[:0])
     return _if_better(production, dataset, new, old, judge)
 
@@ -96,7 +100,12 @@ def _figure(value: float | None) -> str:
 
 
 def evaluated(store: Store, version: Version) -> Evaluated:
-    """What a version answered when it was evaluated. Raises: UnknownBlob."""
-    data = store.blobs.get(version.predictions_key)
-    with np.load(io.BytesIO(data), allow_pickle=False) as kept:
-        return Evaluated(ids=tuple(kept["ids"].tolist()), labels=version.labels, scores=kept["scores"])
+    """What a version answered when it was evaluated. Raises: RunFailed: it is lost or damaged."""
+    try:
+        data = store.blobs.get(version.predictions_key)
+        with np.load(io.BytesIO(data), allow_pickle=False) as kept:
+            return Evaluated(ids=tuple(kept["ids"].tolist()), labels=version.labels, scores=kept["scores"])
+    except (UnknownBlob, *DAMAGE) as error:
+        raise RunFailed(
+            f"what version {version.number} answered when it was evaluated is lost or damaged"
+        ) from error

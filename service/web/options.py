@@ -1,11 +1,12 @@
 """The options of a strategy as a request gives them: checked before a run is queued, defaults filled in."""
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from models.identity import AS_IT_IS, LARGEST, POOLED, BackboneIdentity
+from models.strategies import STRATEGIES
 from models.strategies.options import HEADS, kind_of
 from models.tails import Tails, TailShape, check_pixels, check_rank, kept_within, stages_shape
 from service.errors import InvalidField, StrategyNotAvailable
@@ -29,13 +30,19 @@ def canonical_options(body: CreateRun) -> dict[str, Any]:
     Raises: InvalidField: one that the strategy, or its solver, doesn't have. InvalidOption: a value that
             can't be used.
     """
-    given = {name: getattr(body, name) for name in body.model_fields_set - COMMON}
-    kind = kind_of(body.strategy, given)
+    return complete_options(
+        body.strategy, {name: getattr(body, name) for name in body.model_fields_set - COMMON}
+    )
+
+
+def complete_options(strategy: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that were given, and the defaults of the others. Raises: as `canonical_options`."""
+    kind = kind_of(strategy, given)
     known = {field.name for field in fields(kind)}
     for name in sorted(given):
         if name not in known:
             solver = next((f" with solver {name}" for name, each in HEADS.items() if each is kind), "")
-            raise InvalidField(f"strategy {body.strategy}{solver} has no option {name}", pointer=f"/{name}")
+            raise InvalidField(f"strategy {strategy}{solver} has no option {name}", pointer=f"/{name}")
     return asdict(kind(**given))
 
 
@@ -51,7 +58,8 @@ def tail_of(
         return None
     tail = stages_shape(bounds.identity) if strategy == "stages" else tails.of(options["blocks"])
     if "rank" in options:
-        check_rank(options["rank"], tail.rank_parameters, bounds.identity.total_parameters)
+        identity = bounds.identity
+        check_rank(options["rank"], tail.rank_parameters, identity.total_parameters, name=identity.name)
     pixel_bytes = bounds.identity.preprocessing.pixel_bytes
     kept_within(tail, labelled, (AS_IT_IS,), bounds.scratch_bytes, pixel_bytes=pixel_bytes)
     return tail
@@ -82,6 +90,15 @@ def trainable_parameters(
     if tail is None:
         return head
     return head + (options["rank"] * tail.rank_parameters if "rank" in options else tail.parameters)
+
+
+def check_strategy(strategy: str) -> None:
+    """Raises: InvalidField: there is no such strategy. StrategyNotAvailable."""
+    if strategy not in STRATEGIES:
+        raise InvalidField(
+            f"there is no strategy {strategy!r}, only {', '.join(STRATEGIES)}", pointer="/strategy"
+        )
+    check_installed(strategy)
 
 
 def check_installed(strategy: str, find: Callable[[str], object] = importlib.util.find_spec) -> None:

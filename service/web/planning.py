@@ -2,17 +2,16 @@
 
 from dataclasses import dataclass
 
-from models.strategies import STRATEGIES
 from models.trainable import check_trainable, evaluation_rule
-from service.errors import InvalidField, StaleETag, UnknownAlias
+from service.errors import StaleETag, UnknownAlias
 from service.schemas.runs import AutoPlan, CreateRun, RunPlan
 from service.store.records import PRODUCTION, NewRun, Run, Task, TaskSummary
 from service.web.advising import advise, parameters_at
 from service.web.options import (
     Bounds,
     canonical_options,
-    check_installed,
     check_network,
+    check_strategy,
     tail_of,
     trainable_parameters,
 )
@@ -33,7 +32,7 @@ def plan(parts: Parts, task: Task, body: CreateRun) -> Plan:
 
     Raises: StrategyNotAvailable, InvalidField, InvalidOption, NoTail, UntrainableData.
     """
-    _check_strategy(body.strategy)
+    check_strategy(body.strategy)
     options = canonical_options(body)
     store, digest = parts.store, parts.identity.digest
     summary = store.tasks.summary(task, digest)
@@ -97,14 +96,6 @@ def queue(parts: Parts, planned: Plan, now: float) -> Run:
     return parts.store.runs.create_reused(
         tenant, planned.run, version, now, published=published, reason=reason
     )
-
-
-def _check_strategy(strategy: str) -> None:
-    if strategy not in STRATEGIES:
-        raise InvalidField(
-            f"there is no strategy {strategy!r}, only {', '.join(STRATEGIES)}", pointer="/strategy"
-        )
-    check_installed(strategy)
 
 
 def _publish_again(parts: Parts, planned: Plan, version: int, now: float) -> tuple[bool, str]:

@@ -16,7 +16,17 @@ from models.identity import Preprocessing
 from models.preprocess import DecodedImage, decode_image, perceptual_hash
 from service.store import Store
 from service.store.keys import image_key, import_key
-from service.store.records import DEFAULT_TENANT, AddResult, Kind, NewExample, NewRun, Run, Task
+from service.store.records import (
+    DEFAULT_TENANT,
+    AddResult,
+    Kind,
+    NewExample,
+    NewRun,
+    NewVersion,
+    Run,
+    Task,
+    Version,
+)
 from service.trainer.workbench import Workbench
 from service.trainer.worker import work_on
 
@@ -119,6 +129,13 @@ def queue_training(bench: Workbench, task: Task, **changed: Any) -> Run:
         "backbone_digest": bench.identity.digest,
     }
     return bench.store.runs.create(DEFAULT_TENANT, NewRun(**fields | changed), now=2.0)
+
+
+def copied(version: Version, **changed: Any) -> NewVersion:
+    """One that differs in this from a version that is there."""
+    own = {"task_id", "number", "run_id", "created_at"}
+    fields = {name: getattr(version, name) for name in version.__dataclass_fields__ if name not in own}
+    return NewVersion(**fields | changed)
 
 
 def queue_import(bench: Workbench, task: Task, archive: bytes, *, run_id: str) -> Run:

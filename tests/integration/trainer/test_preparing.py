@@ -11,8 +11,17 @@ from models.strategies.options import LastBlockOptions
 from service.errors import UnknownAlias
 from service.preparing.report import as_json, described_outcome, print_report
 from service.preparing.run import PreparationFailed, PrepareOptions, prepare
-from service.store.records import DEFAULT_TENANT, PRODUCTION, NewRun, NewVersion
-from tests.integration.trainer.tasks import HUES, add, coloured, colours, new_task, picture, queue_training
+from service.store.records import DEFAULT_TENANT, PRODUCTION, NewRun
+from tests.integration.trainer.tasks import (
+    HUES,
+    add,
+    coloured,
+    colours,
+    copied,
+    new_task,
+    picture,
+    queue_training,
+)
 
 TWO = ("red", "green")
 WIDE, BLIND = "tests.networks:wide", "tests.networks:blind"
@@ -209,9 +218,8 @@ def test_what_the_new_servers_users_have_published_stays_until_the_old_pointer_m
     )
     run = store.runs.claim(60, 3, backbone_digest=new)
     assert run.id == trained.id
-    theirs = store.runs.publish(
-        run.id, run.attempt, like(store.versions.get(one, 2)), publish=True, reason="better"
-    )
+    version = copied(store.versions.get(one, 2), options={"seed": 9})
+    theirs = store.runs.publish(run.id, run.attempt, version, publish=True, reason="better")
     assert states(prepared(settings)) == {"colours": "kept"}
     assert behind(store, one, new) == (theirs, False)
 
@@ -219,12 +227,6 @@ def test_what_the_new_servers_users_have_published_stays_until_the_old_pointer_m
     assert states(prepared(settings)) == {"colours": "published"}
     assert behind(store, one, new) == (2, True)
     assert versions_of(store, one) == [1, 2, theirs]
-
-
-def like(version):
-    own = {"task_id", "number", "run_id", "created_at"}
-    fields = {name: getattr(version, name) for name in version.__dataclass_fields__ if name not in own}
-    return NewVersion(**fields | {"options": {"seed": 9}})
 
 
 def test_an_interrupted_preparation_leaves_nothing_active_and_goes_on(settings, store, served):
