@@ -7,6 +7,7 @@ Its HTTP side is not used: its routes, middlewares and API key never exist in ou
 
 import asyncio
 import contextlib
+import itertools
 import pickle
 import time
 import uuid
@@ -168,6 +169,8 @@ class LitEngine:
         self._waiting: dict[str, Waiting] = {}
         self._images = 0  # of the jobs in _waiting
         self._unanswered_since: float | None = None  # the first probe after the last answer
+        # Of jobs: no two have the same, also of processes that came one after another in this place.
+        self._uids = (f"{uuid.uuid4().hex}-{number}" for number in itertools.count())
         # Threads of its own, because a put blocks while the manager unpickles.
         self._putters = ThreadPoolExecutor(2, thread_name_prefix="put")
 
@@ -244,11 +247,11 @@ class LitEngine:
 
     async def _ask(self, job: Job) -> Answer | PolyheadError:
         """Queue one job and wait for its answer; a failure is a value, so that no sibling is left behind."""
-        uid = uuid.uuid4().hex
+        uid = next(self._uids)
         waiting = self._waiting[uid] = Waiting(self._shelved(job), self._board.generation)
         self._count(job.images)
         try:
-            await self._put(uid, waiting.job)
+            self._put(uid, waiting.job)
             await waiting.answered.wait()
         finally:
             # Given up before its deadline (the client went away), a job still lies in the queue: it counts
@@ -264,14 +267,20 @@ class LitEngine:
         place = self._share.put(job.pixels, job.images)
         return job if place is None else replace(job, pixels=b"", place=place)
 
-    async def _put(self, uid: str, job: Job) -> None:
-        # As bytes, so that the manager passes them on without unpickling.
-        ticket = (self._index, uid, pickle.dumps(job, protocol=5))
+    def _put(self, uid: str, job: Job) -> None:
+        """Leave a job to a thread: its answer is what is waited for, not that it lies in the queue."""
+        self._putters.submit(self._put_now, uid, job, asyncio.get_running_loop())
+
+    def _put_now(self, uid: str, job: Job, loop: asyncio.AbstractEventLoop) -> None:
         try:
-            await asyncio.get_running_loop().run_in_executor(self._putters, self._queue.put, ticket)
+            # As bytes, so that the manager passes them on without unpickling.
+            self._queue.put((self._index, uid, pickle.dumps(job, protocol=5)))
         except (EOFError, OSError) as error:  # no manager, so no server for much longer
             log.warning("the queue is gone", error=str(error))
-            self._fail(uid)
+            loop.call_soon_threadsafe(self._fail, uid)
+        except Exception:  # nobody looks at this thread's errors
+            log.exception("a job can't be queued")
+            loop.call_soon_threadsafe(self._fail, uid)
 
     async def _receive(self) -> None:
         """Hand on the answers as they come, those of a batch in one message."""
@@ -294,9 +303,9 @@ class LitEngine:
         """Let go of jobs that nobody waits for, and repeat those that a worker lost."""
         while True:
             await asyncio.sleep(WATCH_S)
-            await self._sweep()
+            self._sweep()
 
-    async def _sweep(self) -> None:
+    def _sweep(self) -> None:
         generation = self._board.generation
         for uid, waiting in list(self._waiting.items()):
             if waiting.over:
@@ -308,7 +317,7 @@ class LitEngine:
                 # Perhaps it is still in the queue, perhaps the dead worker had it: the new one skips doubles.
                 waiting.generation, waiting.queued_again = generation, True
                 RESUBMITTED_JOBS.inc()
-                await self._put(uid, waiting.job)
+                self._put(uid, waiting.job)
 
     def _fail(self, uid: str) -> None:
         waiting = self._waiting.get(uid)

@@ -73,7 +73,7 @@ def split(
     def job(rows: UInt8Array | FloatArray, **said: Any) -> Job:
         return Job(shape=rows.shape, heads=heads, queued_at=queued_at, deadline=deadline, **said)
 
-    jobs = [job(rows, pixels=rows.tobytes(), embeddings=embeddings) for rows in _chunks(pixels, size)]
+    jobs = [job(rows, pixels=np.ravel(rows), embeddings=embeddings) for rows in _chunks(pixels, size)]
     if known is not None:
         jobs += [
             job(rows, pixels=b"", known=rows.tobytes(), embeddings=False) for rows in _chunks(known, size)

@@ -24,13 +24,14 @@ from service.schemas.bodies import FAN_OUT, PREDICT
 from service.schemas.predictions import FanOutPredictions, PredictBody, Predictions
 from service.store.records import Resolved
 from service.web.dependencies import PartsDep, TenantDep
+from service.web.direct import DirectRoute, json_response
 from service.web.fanout import fan_out, read_fan_out, status_of
 from service.web.images import read_images
 from service.web.predicting import Shape, ask, decode, head_of, known_to, predictions, size_for
 from service.web.problems import responses
 from service.web.resolver import Target
 
-router = APIRouter(tags=["predictions"])
+router = APIRouter(tags=["predictions"], route_class=DirectRoute)
 
 ERRORS = (
     MalformedRequest, UnknownTask, UnknownAlias, UnknownVersion, NothingPublished, BackboneMismatch,
@@ -55,14 +56,13 @@ Threshold = Annotated[
 @router.post(
     "/v1/tasks/{task}/predict",
     operation_id="predict",
-    response_model_exclude_unset=True,
+    response_model=Predictions,
     openapi_extra=PREDICT,
     responses=responses(*ERRORS, also={207: {"model": Predictions, "description": "Some images failed"}}),
 )
 async def predict(
     *,
     request: Request,
-    response: Response,
     task: str,
     parts: PartsDep,
     tenant: TenantDep,
@@ -70,7 +70,7 @@ async def predict(
     alias: Annotated[str | None, Query(max_length=63, description="Default: `production`.")] = None,
     top_k: TopK = None,
     threshold: Threshold = None,
-) -> Predictions:
+) -> Response:
     """Classify images with a task's current version, or another that is named."""
     if version is not None and alias is not None:
         raise InvalidField("name a version or an alias, not both")
@@ -82,20 +82,20 @@ async def predict(
     (outputs,) = answer.outputs
     if isinstance(outputs, PolyheadError):
         raise outputs
-    response.status_code = 207 if images.errors else 200
-    response.headers["X-Head-Version"] = str(resolved.version)
-    return Predictions(
+    said = Predictions(
         id=new_id(),
         task=resolved.task_name,
         version=resolved.version,
         predictions=predictions(resolved, images, outputs, Shape(top_k, threshold)),
     )
+    status = 207 if images.errors else 200
+    return json_response(said, status, {"X-Head-Version": str(resolved.version)})
 
 
 @router.post(
     "/v1/predict",
     operation_id="predict_many",
-    response_model_exclude_unset=True,
+    response_model=FanOutPredictions,
     openapi_extra=FAN_OUT,
     responses=responses(
         *ERRORS, also={207: {"model": FanOutPredictions, "description": "Some tasks or images failed"}}
@@ -104,12 +104,11 @@ async def predict(
 async def predict_many(
     *,
     request: Request,
-    response: Response,
     parts: PartsDep,
     tenant: TenantDep,
     top_k: TopK = None,
     threshold: Threshold = None,
-) -> FanOutPredictions:
+) -> Response:
     """Ask many tasks about the same images: each image passes the backbone once. A bad task fails alone."""
     tasks, read = await read_fan_out(request, parts.settings)
     resolved = await parts.resolver.resolve_all(tenant, [Target.parse(task) for task in tasks])
@@ -117,8 +116,7 @@ async def predict_many(
     sizes = [size_for(parts, version) for version in versions]
     images = await decode(parts, read, sizes, known_to=known_to(tenant, versions))
     results = await fan_out(parts, tasks, resolved, images, Shape(top_k, threshold))
-    response.status_code = status_of(results, images)
-    return FanOutPredictions(id=new_id(), results=results)
+    return json_response(FanOutPredictions(id=new_id(), results=results), status_of(results, images))
 
 
 def new_id() -> str:

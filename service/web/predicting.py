@@ -90,7 +90,9 @@ async def decode(
 
 
 def _stacked(parts: Parts, size: int, images: Sequence[UInt8Array]) -> UInt8Array:
-    """(N, H, W, C), of no image too."""
+    """(N, H, W, C), of no image too; a lone one isn't copied."""
+    if len(images) == 1:
+        return images[0][None]
     empty = np.empty((0, size, size, parts.identity.preprocessing.channels), np.uint8)
     return np.stack(images) if images else empty
 

@@ -171,12 +171,38 @@ def test_an_embedding_does_not_depend_on_its_neighbours(lite0, pixels):
     assert (together == alone).all()
 
 
-def test_a_result_is_not_overwritten_by_the_next_run(tiny):
+@pytest.mark.parametrize("threads", [2, 3, 4])
+def test_a_batch_that_threads_share_out_is_answered_in_order(threads, lite0, photos):
+    """Whatever the number of threads and of rows, each part of a batch is what its rows alone give."""
+    runtime = open_runtime(replace(lite0, config=replace(lite0.config, threads=threads)))
+    pixels = decoded(photos[:9], lite0.identity.preprocessing)
+    alone = np.concatenate([runtime.run(pixels[place : place + 1])["embedding"] for place in range(9)])
+
+    for rows in range(1, 10):
+        outputs = runtime.run(pixels[:rows], ("embedding", "blocks.5"))
+        assert (outputs["embedding"] == alone[:rows]).all()
+        assert len(outputs["blocks.5"]) == rows
+
+
+def test_pixels_that_are_refused_leave_it_as_it_was(tiny):
+    runtime = open_runtime(replace(tiny, config=replace(tiny.config, threads=2)))
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), dtype=np.uint8)
+    before = runtime.run(pixels)["embedding"]
+
+    for rows in (1, 8):
+        with pytest.raises(BackboneError):
+            runtime.run(np.zeros((rows, 31, 32, 3), np.uint8))
+
+    assert (runtime.run(pixels)["embedding"] == before).all()
+
+
+@pytest.mark.parametrize("rows", [1, 8])
+def test_a_result_is_not_overwritten_by_the_next_run(rows, tiny):
     runtime = open_runtime(tiny)
-    first = runtime.run(np.zeros((2, 32, 32, 3), np.uint8))["embedding"]
+    first = runtime.run(np.zeros((rows, 32, 32, 3), np.uint8))["embedding"]
     kept = first.copy()
 
-    runtime.run(np.full((2, 32, 32, 3), 255, np.uint8))
+    runtime.run(np.full((rows, 32, 32, 3), 255, np.uint8))
 
     assert (first == kept).all()
 

@@ -11,7 +11,7 @@ import pytest
 from models.errors import PolyheadError
 from service.engine import Inference, LitEngine
 from service.errors import DeadlineExceeded, Overloaded, WorkerFailed
-from service.inference.batching import Answer
+from service.inference.batching import Answer, HeadRef
 from service.inference.board import Board
 from service.settings import Settings
 
@@ -84,6 +84,34 @@ def test_without_the_manager_a_request_fails_at_once(inference):
     failure, seconds = asyncio.run(run())
     assert failure is WorkerFailed
     assert seconds < 5
+
+
+def test_a_job_that_cannot_be_queued_fails_its_request_at_once(inference):
+    """Nobody waits for a job to be in the queue, so whoever put it there has to tell."""
+
+    async def run() -> tuple[object, object]:
+        async with inference.engine(0) as engine:
+            unsendable = HeadRef("d" * 64, key=lambda: "no bytes can say this")
+            failed = await asyncio.wait_for(outcome(engine.submit(PIXELS, [unsendable])), 5)
+            request = asyncio.create_task(outcome(engine.submit(PIXELS)))
+            answer(inference, await queued(engine))
+            return failed, await request
+
+    assert asyncio.run(run()) == (WorkerFailed, Answer(None, ()))
+
+
+def test_jobs_of_one_process_after_another_are_not_taken_for_the_same(inference):
+    """The worker drops what it has seen; a replaced process begins to count anew."""
+
+    async def run() -> str:
+        async with inference.engine(0) as engine:
+            request = asyncio.create_task(outcome(engine.submit(PIXELS)))
+            uid = await queued(engine)
+            answer(inference, uid)
+            await request
+            return uid
+
+    assert asyncio.run(run()) != asyncio.run(run())
 
 
 def test_nothing_is_left_of_a_request_whose_deadline_passed(prepared):
