@@ -67,7 +67,7 @@ class OpenVinoRuntime:
     A batch is parted, and each part has threads of its own (OpenVINO's streams): threads that share a batch
     wait for each other after every layer, all of them for one that had to leave its core to a decoder. Fewer
     rows are computed by all threads together, since somebody waits for each of them. The answers are the same
-    bit for bit. A second compilation costs 0.1 s, and 50 MB in a worker under load, with the default backbone.
+    bit for bit. A second compilation costs 0.1 s, and 50 MB in a worker under load (the default backbone).
     """
 
     name = "openvino cpu"
