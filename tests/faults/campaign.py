@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.faults.deployment import deployed
-from tests.faults.injections import FAULTS, Injected, Scene
+from tests.faults.injections import FAULTS
 from tests.faults.reader import Reader
+from tests.faults.scene import Injected, Scene
 from tests.faults.traffic import TASKS, Ledger, Traffic
 
 HEALED_S = 60.0  # the longest wait until everything answers again: `make chaos` measures, a test doesn't

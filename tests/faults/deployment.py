@@ -82,6 +82,7 @@ class Member:
 class Deployment:
     replicas: tuple[Member, Member]
     trainers: tuple[Member, Member]
+    cluster: Cluster  # PostgreSQL and S3, for more databases
     database_url: str  # not through a proxy
     endpoint: str  # of S3, not through a proxy
     blob_url: str
@@ -93,6 +94,14 @@ class Deployment:
     @property
     def members(self) -> tuple[Member, ...]:
         return (*self.replicas, *self.trainers)
+
+    @property
+    def store(self) -> dict[str, str]:
+        """The settings of a process that reaches both, not through a proxy."""
+        return dict(self.cluster.environment) | {
+            "database_url": self.database_url,
+            "blob_url": self.blob_url,
+        }
 
     def trainer_of(self, run: str) -> Member:
         """The last that has begun with a run and lives."""
@@ -143,7 +152,7 @@ def deployed(folder: Path) -> Iterator[Deployment]:
         for each in (first, second, one, other):
             each.wait_until_ready()
         members = (first, second), (one, other)
-        yield Deployment(*members, url, endpoint, blobs, disk, replica_disk, trainer_disk)
+        yield Deployment(*members, cluster, url, endpoint, blobs, disk, replica_disk, trainer_disk)
 
 
 @contextlib.contextmanager

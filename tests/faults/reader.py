@@ -64,15 +64,24 @@ class Reader:
     def check(self, traffic: Traffic) -> list[str]:
         """Everything that is wrong, each in a sentence; the traffic has ended."""
         ledger = traffic.ledger
-        wrong = self._stuck_runs()
-        versions = {(row["task"], row["number"]): row for row in self.rows(VERSIONS)}
-        wrong += self._examples(ledger) + self._runs(ledger) + self._versions(ledger, versions)
-        wrong += self._aliases(ledger) + self._predictions(traffic, versions)
+        wrong = self._stuck_runs() + self.lacks(ledger) + self._predictions(traffic, self._now())
         return wrong + [
             f"a {each.kind} on {each.member} took {each.seconds:.1f} s: {each.how}"
             for each in ledger.requests
             if each.seconds > DEADLINE_S
         ]
+
+    def lacks(self, ledger: Ledger) -> list[str]:
+        """What isn't there of all that was acknowledged, or is not as it was, each in a sentence."""
+        return (
+            self._examples(ledger)
+            + self._runs(ledger)
+            + self._versions(ledger, self._now())
+            + self._aliases(ledger)
+        )
+
+    def _now(self) -> dict[tuple[str, int], dict[str, Any]]:
+        return {(row["task"], row["number"]): row for row in self.rows(VERSIONS)}
 
     def _bytes(self, key: str) -> bytes | None:
         try:

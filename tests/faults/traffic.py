@@ -45,6 +45,15 @@ class Ledger:
     canaries: dict[str, list[tuple[int, bool]]] = field(default_factory=dict)  # task -> puts: version, told
     predictions: list[tuple[str, int, tuple[dict[str, float], ...]]] = field(default_factory=list)
 
+    def acknowledged(self) -> "Ledger":
+        """What is known to be there by now; of aliases the runs' alone: others move back and forth."""
+        return Ledger(
+            examples=dict(self.examples),
+            runs=dict(self.runs),
+            versions=dict(self.versions),
+            published=dict(self.published),
+        )
+
     def endings(self, since: float, *kinds: str) -> Counter[str]:
         """How the requests sent since then have ended."""
         return Counter(each.how for each in self.requests if each.sent_at >= since and each.kind in kinds)
