@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from bench.contenders import Contenders, HttpServer, Pool
 from bench.heads import task_name, write_arrays
 from bench.peers.environment import python_of
 from bench.peers.order import BATCH, Order
-from bench.processes import free_port, kill_marked, pss_mb, running, wait_for_http
+from bench.processes import BenchFailed, free_port, kill_marked, pss_mb, running, wait_for_http
 from bench.rows import Row, percentile
 
 RAY_SETTINGS = {
@@ -61,19 +62,26 @@ class Measured:
 
 
 def peers(run: Contenders, cache: Path) -> list[Row]:
-    """Raises: BenchFailed: a peer can't be installed or started, or answers with an error."""
-    counts = run.scale.peer_tasks
+    """Rows of each; a peer that can't be installed or started, or answers with an error, is left out."""
     rows = list[Row]()
     with run.plain.running.frozen():
-        mark = f"POLYHEAD_PORT={run.polyhead.port}"
         for peer in PEERS[: run.scale.peers]:
-            ours = [_measured(run.polyhead, run, _ours(tasks), mark) for tasks in counts]
-            theirs = list[Measured]()
-            for tasks in counts:
-                with _started(peer, run, tasks, cache) as (server, its_mark):
-                    theirs.append(_measured(server, run, _theirs(tasks), its_mark))
-            rows += _rows(peer.name, counts, ours, theirs)
+            try:
+                rows += _against(peer, run, cache)
+            except BenchFailed as failure:
+                print(f"{peer.name} is left out: {failure}", file=sys.stderr)
     return rows
+
+
+def _against(peer: Peer, run: Contenders, cache: Path) -> list[Row]:
+    """Raises: BenchFailed."""
+    counts, mark = run.scale.peer_tasks, f"POLYHEAD_PORT={run.polyhead.port}"
+    ours = [_measured(run.polyhead, run, _ours(tasks), mark) for tasks in counts]
+    theirs = list[Measured]()
+    for tasks in counts:
+        with _started(peer, run, tasks, cache) as (server, its_mark):
+            theirs.append(_measured(server, run, _theirs(tasks), its_mark))
+    return _rows(peer.name, counts, ours, theirs)
 
 
 def _ours(tasks: int) -> list[str]:

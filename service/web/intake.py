@@ -25,6 +25,7 @@ from service.web.images import Source, bytes_of
 from service.web.parts import Parts
 
 CONCURRENT_PUTS = 16  # of one upload, to hide the latency of an object store
+AT_ONCE = 32  # images of one upload where nobody predicts: enough for full batches, and soon over
 
 log = structlog.stdlib.get_logger(__name__)
 
@@ -60,7 +61,11 @@ async def take_in(parts: Parts, task: Task, submitted: Sequence[Submitted], *, n
     Raises: Overloaded, StoreFull, UnknownTask: nothing was added.
             StoreUnavailable: nothing that is known of; what is sent again is there once all the same.
     """
-    read = await parts.decoder.map(partial(_read, parts, task), submitted)
+    read = [
+        each
+        async for some in parts.precedence.turns(submitted, AT_ONCE)
+        for each in await parts.decoder.map(partial(_read, parts, task), some)
+    ]
     images = [image for image in read if isinstance(image, _Image)]
     vectors = await _embed(parts, task, images)
     await _put(parts, images)
@@ -113,21 +118,24 @@ def _example(image: _Image, embedding: bytes | None) -> NewExample:
 
 
 async def _embed(parts: Parts, task: Task, images: Sequence[_Image]) -> dict[str, bytes]:
-    """Embeddings by digest, of the images that have none yet; none at all if the engine has no room."""
+    """Embeddings by digest, of the images that have none yet; of some if the engine has no room for more."""
     pixels = {image.digest: image.decoded.pixels for image in images}
     get_many = partial(parts.store.embeddings.get_many, task.tenant, list(pixels), parts.identity.digest)
     known = await anyio.to_thread.run_sync(get_many)
     missing = [digest for digest in pixels if digest not in known]
     if not missing:
         return {}
+    found: dict[str, bytes] = {}
     try:
-        answer = await parts.engine.submit(np.stack([pixels[digest] for digest in missing]), embeddings=True)
+        async for some in parts.precedence.turns(missing, AT_ONCE):
+            answer = await parts.engine.submit(np.stack([pixels[digest] for digest in some]), embeddings=True)
+            assert answer.embeddings is not None
+            rows = answer.embeddings.astype("<f4", copy=False)  # (N, D)
+            found |= {digest: row.tobytes() for digest, row in zip(some, rows, strict=True)}
     except (Overloaded, DeadlineExceeded, NotReady) as error:
-        log.info("embeddings left to the training", task=task.name, images=len(missing), reason=str(error))
-        return {}
-    assert answer.embeddings is not None
-    rows = answer.embeddings.astype("<f4", copy=False)  # (N, D)
-    return {digest: row.tobytes() for digest, row in zip(missing, rows, strict=True)}
+        left = len(missing) - len(found)
+        log.info("embeddings left to the training", task=task.name, images=left, reason=str(error))
+    return found
 
 
 async def _put(parts: Parts, images: Sequence[_Image]) -> None:

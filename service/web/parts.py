@@ -17,6 +17,7 @@ from service.web.decoding import Decoder
 from service.web.embedding_cache import EmbeddingCache
 from service.web.follower import Follower
 from service.web.keyring import Keyring
+from service.web.precedence import Precedence
 from service.web.reach import Reach
 from service.web.resolver import Resolver
 
@@ -31,6 +32,7 @@ class Parts:
     tails: Tails  # that it offers
     runtime: str  # what runs the backbone: "openvino" or "torch"
     decoder: Decoder
+    precedence: Precedence
     embedding_cache: EmbeddingCache | None  # None: it is off
     resolver: Resolver
     follower: Follower
@@ -68,6 +70,7 @@ class Parts:
                 max_pixels=settings.max_image_pixels,
                 max_pending=settings.max_queued_images,
             ),
+            precedence=Precedence(),
             embedding_cache=(
                 EmbeddingCache(most_bytes=settings.embedding_cache_bytes)
                 if settings.embedding_cache_bytes

@@ -74,7 +74,8 @@ async def decode(
                 return _Image([], key, embedding)
         return _Image([parts.decoder.decode(data, size).pixels for size in wanted], key)
 
-    results = await parts.decoder.map(image_of, read.sources)
+    with parts.precedence.predicting():
+        results = await parts.decoder.map(image_of, read.sources)
     errors = {index: result for index, result in enumerate(results) if isinstance(result, PolyheadError)}
     if len(errors) == len(results):
         raise EveryItemFailed([(read.pointer(index), error) for index, error in errors.items()])
@@ -110,16 +111,17 @@ async def ask(
 
     Raises: as `Engine.submit`.
     """
-    pixels, looked, cache = images.by_size[size], images.looked, parts.embedding_cache
-    if looked is None or cache is None:
-        return await parts.engine.submit(pixels, heads, embeddings=embeddings)
-    known = np.stack(list(looked.known.values())) if looked.known else None  # (K, D)
-    answer = Answer(None, ())
-    if heads or looked.unknown:
-        answer = await parts.engine.submit(
-            pixels, heads, embeddings=bool(looked.unknown), known=known if heads else None
-        )
-    return _in_order(answer, looked, known, cache)
+    with parts.precedence.predicting():
+        pixels, looked, cache = images.by_size[size], images.looked, parts.embedding_cache
+        if looked is None or cache is None:
+            return await parts.engine.submit(pixels, heads, embeddings=embeddings)
+        known = np.stack(list(looked.known.values())) if looked.known else None  # (K, D)
+        answer = Answer(None, ())
+        if heads or looked.unknown:
+            answer = await parts.engine.submit(
+                pixels, heads, embeddings=bool(looked.unknown), known=known if heads else None
+            )
+        return _in_order(answer, looked, known, cache)
 
 
 def _in_order(answer: Answer, looked: Looked, known: FloatArray | None, cache: EmbeddingCache) -> Answer:
