@@ -1,6 +1,6 @@
 """`make image-check`: builds the image, looks into it, and has it serve, without Docker.
 
-As root, on Debian: what it needs is installed. It takes ten to fifty minutes, and 40 GB of disk that it gives back.
+As root, on Debian: what it needs is installed. It takes ten to fifty minutes, and meanwhile 40 GB of disk.
 """
 
 import json
