@@ -1,6 +1,6 @@
 """What the gradient strategies have in common, second half: score the test once, refit for serving."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -60,9 +60,10 @@ def finish(candidate: Candidate, *, report: Report) -> TunedFit:
         tested, scores = _tested(candidate)
         served, fitted_on = _served(candidate, report)
     served.adapted.thaw(len(recipe.blocks), norms_train=False)
-    parameters = count_parameters(served.adapted.network, served.adapted.head)
+    counted = count_parameters(served.adapted.network, served.adapted.head)
     served.adapted.eval().requires_grad_(requires_grad=False).to(memory_format=torch.contiguous_format)
     head = served.adapted.head.folded(dataset.kind, dataset.labels)
+    parameters = replace(counted, total=recipe.total_backbone_parameters + head.parameters)
     fit = FitResult(
         head=head,
         splits=candidate.splits,
@@ -79,7 +80,7 @@ def finish(candidate: Candidate, *, report: Report) -> TunedFit:
         evaluated_ids=tuple(dataset.ids[row] for row in tested),
         evaluated_scores=scores,
         trainable_parameters=parameters.trainable,
-        total_parameters=recipe.total_backbone_parameters + head.parameters,
+        total_parameters=parameters.total,
         threshold=THRESHOLD if dataset.kind == "multilabel" else None,
     )
     return TunedFit(

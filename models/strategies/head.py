@@ -89,17 +89,19 @@ def fit_head(
         rng = np.random.default_rng(options.seed)
         fit = _out_of_fold if mode == "out_of_fold" else _held_out
         result = fit(dataset, Search.of(options), rng, report, _usable(start, dataset))
+    total = total_backbone_parameters + result.trainable_parameters
     decision = {
         "inputs": inputs_of(dataset),
         "solver": options.solver,
         "evaluation": {"mode": mode, "because": because},
+        "parameters": {
+            "trainable": result.trainable_parameters,
+            "total": total,
+            "by_name": {"head.weight": result.head.weight.size, "head.bias": result.head.bias.size},
+        },
         **result.decision,
     }
-    return replace(
-        result,
-        decision=decision,
-        total_parameters=total_backbone_parameters + result.trainable_parameters,
-    )
+    return replace(result, decision=decision, total_parameters=total)
 
 
 def _usable(start: LinearHead | None, dataset: Dataset) -> LinearHead | None:

@@ -68,6 +68,7 @@ def test_a_run_says_which_parameters_train():
     dataset = digits(400)
     linear, mlp = fit(dataset).fit, fit(dataset, hidden=24).fit
     assert linear.decision["parameters"]["by_name"] == {"head.weight": 640, "head.bias": 10}
+    assert linear.decision["parameters"]["total"] == linear.total_parameters
     assert (linear.trainable_parameters, linear.total_parameters) == (650, BACKBONE + 650)
     assert mlp.decision["parameters"]["by_name"] == {
         "linear.weight": 24 * 64,

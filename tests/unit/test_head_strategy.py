@@ -295,6 +295,11 @@ def test_parameters_are_counted_as_in_the_mission():
     assert head.parameters + 23_508_032 == 23_583_845
     result = fit(few())
     assert (result.trainable_parameters, result.total_parameters) == (650, BACKBONE + 650)
+    assert result.decision["parameters"] == {
+        "trainable": 650,
+        "total": BACKBONE + 650,
+        "by_name": {"head.weight": 640, "head.bias": 10},
+    }
 
 
 def test_metrics_are_those_of_the_recorded_answers():
