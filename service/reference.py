@@ -106,7 +106,7 @@ TREE = {
     "tests/unit/": "one module at a time, without a network",
     "tests/integration/": "routes, engine and trainer over real stores and a tiny backbone",
     "tests/e2e/": "real processes: the demo, this page's walk-through, kill -9, SIGTERM",
-    "tests/faults/": "kill -9, SIGSTOP, cuts and a full disk on a cluster under traffic; make chaos: longer",
+    "tests/faults/": "kill -9, SIGSTOP, cuts and full disks on a cluster under traffic; make chaos: longer",
     "tests/k8s/": "mistakes planted in manifests, Dockerfile and images, each found",
     "docs/adaptation.md": "the strategies, their options, how they are served",
     "docs/offline-lab.md": "a tiny network learns new figures: the taught transfer and its exercises",
