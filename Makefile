@@ -40,7 +40,7 @@ VARIANT := cuda
 image-check: install
 	$(BIN)/python -m k8s.image.check $(VARIANT)
 
-# Twenty minutes; --quick takes one, and says nothing about speed.
+# A quarter of an hour; --quick takes a minute, and says nothing about speed.
 bench: install
 	$(BIN)/python -m bench $(BENCH)
 

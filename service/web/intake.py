@@ -118,7 +118,7 @@ def _example(image: _Image, embedding: bytes | None) -> NewExample:
 
 
 async def _embed(parts: Parts, task: Task, images: Sequence[_Image]) -> dict[str, bytes]:
-    """Embeddings by digest, of the images that have none yet; of some if the engine has no room for more."""
+    """Embeddings by digest, of images that have none yet; of some if there is no room or time for more."""
     pixels = {image.digest: image.decoded.pixels for image in images}
     get_many = partial(parts.store.embeddings.get_many, task.tenant, list(pixels), parts.identity.digest)
     known = await anyio.to_thread.run_sync(get_many)
@@ -127,14 +127,18 @@ async def _embed(parts: Parts, task: Task, images: Sequence[_Image]) -> dict[str
         return {}
     found: dict[str, bytes] = {}
     try:
-        async for some in parts.precedence.turns(missing, AT_ONCE):
-            answer = await parts.engine.submit(np.stack([pixels[digest] for digest in some]), embeddings=True)
-            assert answer.embeddings is not None
-            rows = answer.embeddings.astype("<f4", copy=False)  # (N, D)
-            found |= {digest: row.tobytes() for digest, row in zip(some, rows, strict=True)}
-    except (Overloaded, DeadlineExceeded, NotReady) as error:
+        # All turns together, since each has a deadline of its own: beside predictions there are many.
+        async with asyncio.timeout(parts.settings.request_deadline_s):
+            async for some in parts.precedence.turns(missing, AT_ONCE):
+                answer = await parts.engine.submit(
+                    np.stack([pixels[digest] for digest in some]), embeddings=True
+                )
+                assert answer.embeddings is not None
+                rows = answer.embeddings.astype("<f4", copy=False)  # (N, D)
+                found |= {digest: row.tobytes() for digest, row in zip(some, rows, strict=True)}
+    except (Overloaded, DeadlineExceeded, NotReady, TimeoutError) as error:
         left = len(missing) - len(found)
-        log.info("embeddings left to the training", task=task.name, images=left, reason=str(error))
+        log.info("embeddings left to the training", task=task.name, images=left, reason=repr(error))
     return found
 
 

@@ -129,6 +129,22 @@ def test_a_busy_engine_leaves_the_embedding_to_the_trainer(client, service, taug
     assert train(taught)["version"] == 1
 
 
+def test_an_upload_that_gives_way_to_predictions_ends_all_the_same(open_service, tmp_path):
+    """What isn't embedded within the deadline of a request is left to the training."""
+    with open_service(tmp_path, request_deadline_s=0.1) as service:
+        service.client.post("/v1/tasks", json={"name": "late", "kind": "multiclass"})
+        with service.client.app.state.parts.precedence.predicting():
+            answer = upload(service.client, "late", *(photo("red", number) for number in range(30)))
+        assert answer.status_code == 201
+        left = service.store.embeddings.missing(
+            service.store.tasks.get("default", "late"),
+            service.prepared.identity.digest,
+            labelled_only=False,
+            limit=30,
+        )
+        assert 0 < len(left) < 30
+
+
 def test_labels_repeat_for_a_multilabel_task(client, new_task):
     task = new_task("multilabel")
     answer = upload(client, task, photo("red", 0), label=["warm", "plain"])
