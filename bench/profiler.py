@@ -21,7 +21,7 @@ from bench.scale import FULL
 SECONDS = 12
 IMAGES = 4000  # more than there is time for
 SHOWN = 30  # lines a process
-WATCHED = ("polyhead-api-0", "polyhead-worker", "polyhead-queue")
+WATCHED = ("polyhead-api-0", "polyhead-worker")
 
 
 def main() -> None:

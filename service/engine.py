@@ -1,18 +1,18 @@
 """The LitServe seam: every private part of LitServe that is used is used here, and pinned by a test.
 
-LitServe gives the manager process, its queues there and back, and the spawned worker around one LitAPI.
-Its HTTP side is not used: its routes, middlewares and API key never exist in our app. Nor is its `run`
-(docs/decisions/own-main-loop.md): `service.processes.server` has the main loop.
+LitServe gives the spawned worker around one LitAPI. Its HTTP side is not used: its routes, middlewares and API
+key never exist in our app. Nor are its `run`, since `service.processes.server` has the main loop
+(docs/decisions/own-main-loop.md), and its queues, in whose place are channels (docs/decisions/channels.md).
 """
 
 import asyncio
 import contextlib
 import itertools
+import math
 import pickle
 import time
 import uuid
 from collections.abc import AsyncIterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -28,6 +28,7 @@ from models.identity import BackboneIdentity
 from service.errors import DeadlineExceeded, Overloaded, WorkerFailed
 from service.inference.batching import Answer, HeadRef, Job, joined, split
 from service.inference.board import Board
+from service.inference.channel import Exchange, Sender, channel, receive
 from service.inference.lit_api import PATH, InferenceAPI
 from service.inference.shelf import Shelf
 from service.metrics import QUEUED_IMAGES, REJECTIONS, RESUBMITTED_JOBS, STAGE_SECONDS
@@ -80,7 +81,7 @@ class Engine(Protocol):
 
 
 class Inference:
-    """The main process's side: starts, replaces and ends the manager and the worker."""
+    """The main process's side: starts and replaces the worker, and holds what outlives it."""
 
     def __init__(
         self, settings: Settings, identity: BackboneIdentity, backbone_file: Path, board: Board
@@ -94,40 +95,25 @@ class Inference:
         self._api = InferenceAPI(settings, identity, backbone_file, board, self.shelf)
         # "cpu": LitServe's search for devices would import torch; the runtime does its own in the worker.
         self._server = litserve.LitServer(self._api, accelerator="cpu", timeout=False, restart_workers=True)
-        self._manager: Any = None
-
-    def start_manager(self) -> None:
-        """Start the process that holds the queues, before any other."""
-        self._manager = self._server._init_manager(self.settings.api_processes)  # noqa: SLF001
+        channels = [channel() for _ in range(settings.api_processes)]
+        self.ends = [mine for mine, _ in channels]  # of the API processes
+        self.exchange = Exchange([its for _, its in channels])  # the worker's
+        self._server.workers_setup_status = {}
+        self._server.litapi_request_queues[PATH] = self._server._transport = self.exchange  # noqa: SLF001
 
     def start_worker(self) -> BaseProcess:
         """Start the worker, or one in the place of one that died; it is ready when the board says so."""
         return self._server.launch_single_inference_worker(self._api, 0)  # type: ignore[no-any-return]
 
-    @property
-    def manager(self) -> BaseProcess:
-        """Nothing works without it, and what it held is lost with it."""
-        return self._manager._process  # type: ignore[no-any-return]  # noqa: SLF001
-
-    @property
-    def request_queue(self) -> Any:
-        """To the worker, from all API processes."""
-        return self._server._get_request_queue(PATH)  # noqa: SLF001
-
-    @property
-    def transport(self) -> Any:
-        """Back from the worker, to each API process its own."""
-        return self._server._transport  # noqa: SLF001
-
     def close(self) -> None:
-        if self._manager is not None:
-            self._manager.shutdown()
+        """Let go of the channels; whoever still uses them has its own."""
+        self.exchange.close()
+        for end in self.ends:
+            end.close()
 
     @contextlib.asynccontextmanager
     async def engine(self, index: int) -> AsyncIterator["LitEngine"]:
         """The engine of this API process; `index` is its place among them."""
-        # LitServe waits for answers in the default pool, where nothing else may keep it waiting.
-        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(32, thread_name_prefix="default"))
         engine = LitEngine(self, index)
         async with engine.running():
             yield engine
@@ -155,24 +141,21 @@ class Waiting:
 
 
 class LitEngine:
-    """Queues the images of one API process and brings back their answers."""
+    """Sends the images of one API process to the worker and takes its answers."""
 
     def __init__(self, inference: Inference, index: int) -> None:
         """Args: index: of the process, among those of HTTP."""
-        self._index = index
         self._identity = inference.identity
         self._settings = inference.settings
         self._board = inference.board
         self._share = inference.shelf.share(index)
-        self._queue = inference.request_queue
-        self._transport = inference.transport
+        self._end = inference.ends[index]
+        self._sender = Sender(self._end)
         self._waiting: dict[str, Waiting] = {}
         self._images = 0  # of the jobs in _waiting
         self._unanswered_since: float | None = None  # the first probe after the last answer
         # Of jobs: no two have the same, also of processes that came one after another in this place.
         self._uids = (f"{uuid.uuid4().hex}-{number}" for number in itertools.count())
-        # Threads of its own, because a put blocks while the manager unpickles.
-        self._putters = ThreadPoolExecutor(2, thread_name_prefix="put")
 
     @property
     def identity(self) -> BackboneIdentity:
@@ -184,17 +167,16 @@ class LitEngine:
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        tasks = [
-            asyncio.create_task(self._receive(), name="engine-receive"),
-            asyncio.create_task(self._watch(), name="engine-watch"),
-        ]
+        loop = asyncio.get_running_loop()
+        loop.add_reader(self._end, self._receive)
+        watch = asyncio.create_task(self._watch(), name="engine-watch")
         try:
             yield
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            self._putters.shutdown(wait=False, cancel_futures=True)
+            watch.cancel()
+            await asyncio.gather(watch, return_exceptions=True)
+            loop.remove_reader(self._end)
+            loop.remove_writer(self._end)
 
     async def submit(
         self,
@@ -264,36 +246,35 @@ class LitEngine:
 
     def _shelved(self, job: Job) -> Job:
         """With its pixels in shared memory; as it is where they don't fit there."""
-        place = self._share.put(job.pixels, job.images)
+        place = self._share.put(job.pixels)
         return job if place is None else replace(job, pixels=b"", place=place)
 
     def _put(self, uid: str, job: Job) -> None:
-        """Leave a job to a thread: its answer is what is waited for, not that it lies in the queue."""
-        self._putters.submit(self._put_now, uid, job, asyncio.get_running_loop())
-
-    def _put_now(self, uid: str, job: Job, loop: asyncio.AbstractEventLoop) -> None:
+        """Send a job on its way; one that can't be sent fails alone."""
         try:
-            # As bytes, so that the manager passes them on without unpickling.
-            self._queue.put((self._index, uid, pickle.dumps(job, protocol=5)))
-        except (EOFError, OSError) as error:  # no manager, so no server for much longer
-            log.warning("the queue is gone", error=str(error))
-            loop.call_soon_threadsafe(self._fail, uid)
-        except Exception:  # nobody looks at this thread's errors
-            log.exception("a job can't be queued")
-            loop.call_soon_threadsafe(self._fail, uid)
+            if not self._sender.send(pickle.dumps((uid, job), protocol=5)):
+                asyncio.get_running_loop().add_writer(self._end, self._flush)
+        except Exception:
+            log.exception("a job can't be sent")
+            self._fail(uid)
 
-    async def _receive(self) -> None:
+    def _flush(self) -> None:
+        """Send what there was no room for; said by the loop when there is some."""
+        if self._sender.flush():
+            asyncio.get_running_loop().remove_writer(self._end)
+
+    def _receive(self) -> None:
         """Hand on the answers as they come, those of a batch in one message."""
         while True:
-            said = await self._transport.areceive(self._index)
-            if said is None:  # none came for a second
-                continue
             try:
+                said = receive(self._end)
+                if said is None:
+                    return
                 answers = pickle.loads(said)  # noqa: S301  # our own worker wrote it
             # It is one batch's, whose deadline will tell; the others' answers are yet to come.
             except Exception:
                 log.exception("a batch's answers can't be read")
-                continue
+                return  # the loop says it again where there is more
             for uid, answer in answers:
                 waiting = self._waiting.get(uid)
                 if waiting is not None:
@@ -330,7 +311,7 @@ class LitEngine:
             return
         self._count(-waiting.job.images)
         if waiting.job.place is not None:
-            self._share.free(waiting.job.place, waiting.job.images)
+            self._share.free(waiting.job.place, math.prod(waiting.job.shape))
 
     def _count(self, images: int) -> None:
         self._images += images

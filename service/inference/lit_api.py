@@ -1,5 +1,6 @@
 """The inference worker: LitServe's one LitAPI with one backbone, and the loop that makes batches for it."""
 
+import math
 import os
 import pickle
 import signal
@@ -7,7 +8,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from queue import Empty
 from typing import Any
 
 import structlog
@@ -17,6 +17,7 @@ from litserve.loops.base import LitLoop
 from models.identity import BackboneIdentity
 from service.inference.batching import Job
 from service.inference.board import Board
+from service.inference.channel import Exchange
 from service.inference.heads import HeadCache
 from service.inference.running import Outcome, Trunk, run_batch
 from service.inference.shelf import Shelf
@@ -27,7 +28,7 @@ from service.telemetry import configure_logging
 
 PATH = "/inference"  # names the queue; no route has it
 LATE_S = 0.005  # between looks for a head that is late, where nothing else is to be done
-IDLE_S = 0.5  # the longest wait for a first job; also the longest that a killed worker's wait outlives it
+IDLE_S = 0.5  # the longest wait for a first job, after which the worker says that it is alive
 REMEMBERED = 10_000  # uids of jobs, to skip those that were queued twice
 
 log = structlog.stdlib.get_logger(__name__)
@@ -83,8 +84,6 @@ class InferenceAPI(LitAPI):  # type: ignore[misc]  # litserve has no types
             most_bytes=self.settings.head_cache_bytes,
         )
         self.trunk = Trunk(runtime.run, self.identity.outputs)
-        # A killed predecessor's wait on the queue may outlive it, and would swallow a job.
-        time.sleep(max(0.0, IDLE_S + 0.1 - self.board.silence_s))
         self.board.worker_is_ready()
 
     def decode_request(self, request: Any) -> Any:
@@ -97,9 +96,9 @@ class InferenceAPI(LitAPI):  # type: ignore[misc]  # litserve has no types
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
-    """A job as it lies in the queue, with where its answer goes."""
+    """A job that was taken, with where its answer goes."""
 
-    response_queue: int
+    sender: int  # the API process
     uid: str
     job: Job
 
@@ -118,8 +117,8 @@ class BatchLoop(LitLoop):  # type: ignore[misc]  # litserve has no types
         lit_api: InferenceAPI,
         device: str,  # noqa: ARG002  # LitServe's signature, as the next ones
         worker_id: int,  # noqa: ARG002
-        request_queue: Any,
-        transport: Any,
+        request_queue: Exchange,
+        transport: Exchange,
         workers_setup_status: Any,  # noqa: ARG002
         callback_runner: Any,  # noqa: ARG002
     ) -> None:
@@ -135,19 +134,18 @@ class BatchLoop(LitLoop):  # type: ignore[misc]  # litserve has no types
                 if isinstance(answer, Job):
                     self._late.append(replace(ticket, job=answer))
                 else:
-                    said.setdefault(ticket.response_queue, []).append((ticket.uid, answer))
-            for response_queue, its in said.items():
-                # As bytes, so that the manager passes them on without unpickling arrays.
-                transport.send(pickle.dumps(its, protocol=5), response_queue)
-        except (EOFError, OSError) as error:
-            log.warning("the queue is gone", error=str(error))
+                    said.setdefault(ticket.sender, []).append((ticket.uid, answer))
+            for sender, its in said.items():
+                transport.send(pickle.dumps(its, protocol=5), sender)
+        except OSError as error:
+            log.warning("the API processes can't be reached", error=str(error))
             raise SystemExit(1) from error
 
     def get_batch_requests(
         self,
         lit_api: InferenceAPI,
-        request_queue: Any,
-        transport: Any,  # noqa: ARG002  # LitServe's signature
+        request_queue: Exchange,
+        transport: Exchange,  # noqa: ARG002  # LitServe's signature
     ) -> tuple[list[Ticket], list[Any]]:
         batch = self._no_longer_late(lit_api)
         images = sum(ticket.job.images for ticket in batch)
@@ -179,24 +177,26 @@ class BatchLoop(LitLoop):  # type: ignore[misc]  # litserve has no types
                 batch.append(ticket)
         return batch
 
-    def _take(self, shelf: Shelf, request_queue: Any, wait_s: float) -> Ticket | None:
+    def _take(self, shelf: Shelf, request_queue: Exchange, wait_s: float) -> Ticket | None:
         """The next job that somebody still waits for; None: none came in time."""
         end = time.monotonic() + wait_s
         while True:
-            try:
-                # After the window what lies there is still taken: a full queue makes full batches.
-                response_queue, uid, said = request_queue.get(True, max(0.0, end - time.monotonic()))
-            except Empty:
+            # After the window what lies there is still taken: a full queue makes full batches.
+            found = request_queue.get(end - time.monotonic())
+            if found is None:
                 return None
+            sender, said = found
+            uid: str
+            job: Job
+            uid, job = pickle.loads(said)  # noqa: S301  # our own API process wrote it
             if uid in self._seen:
                 continue
             self._seen[uid] = None
             if len(self._seen) > REMEMBERED:
                 del self._seen[next(iter(self._seen))]
-            job: Job = pickle.loads(said)  # noqa: S301  # our own API process wrote it
             if job.deadline <= time.monotonic():
                 EXPIRED_JOBS.inc()
                 continue
             if job.place is not None:
-                job = replace(job, pixels=shelf.view(job.place, job.images))
-            return Ticket(response_queue, uid, job)
+                job = replace(job, pixels=shelf.view(job.place, math.prod(job.shape)))
+            return Ticket(sender, uid, job)

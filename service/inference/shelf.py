@@ -21,15 +21,14 @@ class Shelf:
         """Args: shares: API processes, which need no lock then; images: of each; image_bytes: of one."""
         self.images = images
         self.image_bytes = image_bytes
-        self._open(_anonymous_file(), max(1, shares * images * image_bytes))
+        self._open(anonymous_file("polyhead-pixels"), max(1, shares * images * image_bytes))
 
     def share(self, number: int) -> "Share":
         return Share(self, number * self.images)
 
-    def view(self, place: int, images: int) -> UInt8Array:
-        """(images * image_bytes,) uint8, not copied: `images` images from `place` on."""
-        count, offset = images * self.image_bytes, place * self.image_bytes
-        return np.frombuffer(self._memory, np.uint8, count, offset)
+    def view(self, place: int, size: int) -> UInt8Array:
+        """(size,) uint8, not copied: what lies from `place` on."""
+        return np.frombuffer(self._memory, np.uint8, size, place * self.image_bytes)
 
     def __getstate__(self) -> dict[str, Any]:
         return {
@@ -57,30 +56,38 @@ class Share:
         self._first = first
         self._taken = bytearray(shelf.images)
 
-    def put(self, pixels: bytes | UInt8Array, images: int) -> int | None:
-        """Returns: the place of the first, which the others follow; None: they don't fit.
+    def put(self, pixels: bytes | UInt8Array) -> int | None:
+        """Returns: the place where they begin; None: they don't fit.
 
-        Args: pixels: of `images` images; of another size than the shelf's, they don't fit either.
+        Args: pixels: of any number of images, of any size.
         """
-        if not images or len(pixels) != images * self._shelf.image_bytes:
+        places = self._places(len(pixels))
+        start = self._taken.find(bytes(places))  # the lowest: what was used last is still in the cache
+        if not places or start < 0:
             return None
-        start = self._taken.find(bytes(images))  # the lowest: what was used last is still in the cache
-        if start < 0:
-            return None
-        self._taken[start : start + images] = b"\1" * images
+        self._taken[start : start + places] = b"\1" * places
         place = self._first + start
-        self._shelf.view(place, images)[:] = np.frombuffer(pixels, np.uint8)
+        self._shelf.view(place, len(pixels))[:] = np.frombuffer(pixels, np.uint8)
         return place
 
-    def free(self, place: int, images: int) -> None:
-        """The worker may still be at a job that nobody waits for: what it then sees is nobody's answer."""
-        start = place - self._first
-        self._taken[start : start + images] = bytes(images)
+    def free(self, place: int, size: int) -> None:
+        """The worker may still be at a job that nobody waits for: what it then sees is nobody's answer.
+
+        Args: size: bytes, of what was put there.
+        """
+        start, places = place - self._first, self._places(size)
+        self._taken[start : start + places] = bytes(places)
+
+    def _places(self, size: int) -> int:
+        return -(-size // self._shelf.image_bytes)
 
 
-def _anonymous_file() -> int:
-    """One that is memory where the system has such files, and gone with its last process everywhere."""
+def anonymous_file(name: str) -> int:
+    """One that is memory where the system has such files, and gone with its last process everywhere.
+
+    Args: name: shown in /proc/<pid>/fd.
+    """
     if hasattr(os, "memfd_create"):
-        return os.memfd_create("polyhead-pixels")
+        return os.memfd_create(name)
     with tempfile.TemporaryFile() as file:
         return os.dup(file.fileno())

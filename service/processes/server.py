@@ -1,7 +1,6 @@
 """`polyhead serve`: one main process that starts the others, keeps them running, and ends them.
 
-    main ─┬─ manager     LitServe's queues
-          ├─ worker      the backbone and the heads
+    main ─┬─ worker      the backbone and the heads
           ├─ api-0 …     HTTP, forked, on one listening socket
           └─ trainer-0 … runs
 
@@ -42,7 +41,7 @@ log = structlog.stdlib.get_logger(__name__)
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 TICK_S = 0.1
-API_PAUSE_S = 1.5  # LitServe waits for answers a second at a time, and that outlives a killed API process
+PAUSE_S = 0.1  # before what died for the first time is started again
 HUNG_S = 5.0  # the shortest silence that is no slow batch
 END_S = 5.0  # for what should end at once
 
@@ -58,9 +57,9 @@ class Server:
         self.listener: socket.socket | None = None
         self.inference = Inference(settings, prepared.identity, prepared.backbone_file, self.board)
         self.app = make_app(settings, self._open_parts)
-        self.worker = Keeper("worker", self._start_worker, pause_s=0.1)
+        self.worker = Keeper("worker", self._start_worker, pause_s=PAUSE_S)
         self.apis = [
-            Keeper(f"api-{index}", partial(self._fork_api, index), pause_s=API_PAUSE_S)
+            Keeper(f"api-{index}", partial(self._fork_api, index), pause_s=PAUSE_S)
             for index in range(settings.api_processes)
         ]
         self.trainers = [trainer(settings, number) for number in range(settings.trainers)]
@@ -86,11 +85,6 @@ class Server:
         self.stopping = True
 
     def _start(self) -> None:
-        main_pid = os.getpid()
-        # LitServe forks the manager, and gives no place to say this in it.
-        os.register_at_fork(after_in_child=lambda: die_with(main_pid) if os.getppid() == main_pid else None)
-        take_name("polyhead-queue")  # inherited
-        self.inference.start_manager()
         take_name("polyhead")
         self.worker.tick(time.monotonic())
         self._wait_for(self.worker, lambda: self.board.generation > 0)
@@ -119,8 +113,6 @@ class Server:
 
     def _tick(self) -> None:
         now = time.monotonic()
-        if not self.inference.manager.is_alive():
-            raise ServerFailed("the process that holds the queues died")
         self._end_hung_worker()
         self.worker.tick(now)
         if not self.stopping:
@@ -143,7 +135,7 @@ class Server:
         for each in (*self.apis, *self.trainers):
             each.signal(signal.SIGTERM)
         while any(api.process is not None and api.process.is_alive() for api in self.apis):
-            if time.monotonic() > deadline + END_S or not self.inference.manager.is_alive():
+            if time.monotonic() > deadline + END_S:
                 break
             self.worker.tick(time.monotonic())  # its answers are still waited for
             time.sleep(0.02)
@@ -158,7 +150,9 @@ class Server:
         return self.inference.start_worker()
 
     def _fork_api(self, index: int) -> BaseProcess:
-        process = get_context("fork").Process(target=self._serve_http, args=(index,), name=f"api-{index}")
+        process = get_context("fork").Process(
+            target=self._serve_http, args=(index, os.getpid()), name=f"api-{index}"
+        )
         # A signal in between would be taken by the child's copy of our handler, and be lost.
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
         try:
@@ -167,8 +161,9 @@ class Server:
             signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         return process
 
-    def _serve_http(self, index: int) -> None:
+    def _serve_http(self, index: int, main_pid: int) -> None:
         """What an API process does; uvicorn ends it gracefully on SIGTERM."""
+        die_with(main_pid)
         for number in STOP_SIGNALS:
             signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)

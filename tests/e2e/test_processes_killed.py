@@ -81,11 +81,3 @@ def test_a_trainer_comes_back(server):
     killed = server.pid_of("polyhead-train")
     os.kill(killed, signal.SIGKILL)
     assert server.wait_for("polyhead-train", other_than=killed) != killed
-
-
-def test_without_its_queues_the_server_ends_and_says_so(server):
-    """Nothing can replace them; whoever started the server starts it again."""
-    os.kill(server.pid_of("polyhead-queue"), signal.SIGKILL)
-    assert server.process.wait(30) == 1
-    assert "the process that holds the queues died" in server.log.read_text()
-    assert not server.remaining()

@@ -10,7 +10,6 @@ from pathlib import Path
 import litserve
 import pytest
 from litserve.loops.base import LitLoop, _BaseLoop
-from litserve.transport.process_transport import MPQueueTransport
 from starlette.formparsers import MultiPartParser
 
 import service.engine
@@ -29,12 +28,15 @@ def test_the_version_is_the_one_whose_source_was_read():
 
 def test_the_private_parts_that_are_used_are_as_they_were():
     server = litserve.LitServer
-    assert parameters(server._init_manager) == ["self", "num_api_servers"]
-    assert parameters(server._get_request_queue) == ["self", "api_path"]
     assert parameters(server.launch_single_inference_worker) == ["self", "lit_api", "worker_id"]
-    assert parameters(MPQueueTransport.send) == ["self", "item", "consumer_id"]
-    assert parameters(MPQueueTransport.areceive) == ["self", "consumer_id", "timeout", "block"]
-    assert "self._transport = create_transport_from_config" in inspect.getsource(server._init_manager)
+    launched = inspect.getsource(server.launch_single_inference_worker)
+    for given in (
+        "self._get_request_queue(lit_api.api_path)",
+        "self._transport",
+        "self.workers_setup_status",
+    ):
+        assert given in launched
+    assert "return self.litapi_request_queues[api_path]" in inspect.getsource(server._get_request_queue)
 
 
 def test_the_loop_is_called_as_ours_is_written():
@@ -42,13 +44,6 @@ def test_the_loop_is_called_as_ours_is_written():
     assert parameters(LitLoop.get_batch_requests) == parameters(
         service.inference.lit_api.BatchLoop.get_batch_requests
     )
-
-
-def test_a_message_arrives_as_it_was_sent_and_none_when_there_is_none_for_a_second():
-    assert "self._queues[consumer_id].put(item)" in inspect.getsource(MPQueueTransport.send)
-    source = inspect.getsource(MPQueueTransport.areceive)
-    assert "actual_timeout = 1 if timeout is None" in source
-    assert "return None" in source
 
 
 def test_private_names_of_litserve_are_used_in_one_module_only():

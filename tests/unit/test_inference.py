@@ -1,10 +1,10 @@
-"""The batching loop on a queue of this process: it blocks for the first job, then fills the batch."""
+"""The batching loop on channels within this process: it blocks for the first job, then fills the batch."""
 
 import hashlib
 import pickle
-import queue
 import threading
 import time
+import weakref
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +14,7 @@ import pytest
 from models.identity import BackboneIdentity, Preprocessing
 from service.inference.batching import HeadRef, Job
 from service.inference.board import Board
+from service.inference.channel import Exchange, channel, receive
 from service.inference.heads import HeadCache
 from service.inference.lit_api import IDLE_S, BatchLoop, InferenceAPI
 from service.inference.running import Trunk
@@ -40,7 +41,7 @@ def api(tmp_path, window_ms: float = 50.0) -> InferenceAPI:
     return InferenceAPI(settings, IDENTITY, tmp_path / "backbone.onnx", Board(1), Shelf(1, 4, 3))
 
 
-def ticket(uid: str, images: int = 1, *, expired: bool = False, **fields: Any) -> tuple[int, str, bytes]:
+def ticket(uid: str, images: int = 1, *, expired: bool = False, **fields: Any) -> bytes:
     now = time.monotonic()
     job = Job(
         pixels=bytes(3 * images),
@@ -50,17 +51,34 @@ def ticket(uid: str, images: int = 1, *, expired: bool = False, **fields: Any) -
         queued_at=now,
         deadline=now - 1 if expired else now + 60,
     )
-    return 0, uid, pickle.dumps(replace(job, **fields))
+    return pickle.dumps((uid, replace(job, **fields)))
 
 
-def take(loop: BatchLoop, lit_api: InferenceAPI, jobs: "queue.Queue[object]") -> list[str]:
-    tickets, timed_out = loop.get_batch_requests(lit_api, jobs, None)
+class Jobs:
+    """A channel with both its ends."""
+
+    def __init__(self) -> None:
+        self.end, its = channel()
+        self.exchange = Exchange([its])
+        weakref.finalize(self, self.end.close)
+        weakref.finalize(self, self.exchange.close)
+
+    def put(self, message: bytes) -> None:
+        self.end.send(message)
+
+    def answered(self) -> list[str]:
+        """The uids of the answers that have come since the last call."""
+        return [uid for said in iter(lambda: receive(self.end), None) for uid, _ in pickle.loads(said)]
+
+
+def take(loop: BatchLoop, lit_api: InferenceAPI, jobs: Jobs) -> list[str]:
+    tickets, timed_out = loop.get_batch_requests(lit_api, jobs.exchange, jobs.exchange)
     assert timed_out == []
     return [each.uid for each in tickets]
 
 
 def test_what_lies_in_the_queue_fills_a_batch_at_once(tmp_path):
-    jobs: queue.Queue[object] = queue.Queue()
+    jobs = Jobs()
     for uid in "abcdef":
         jobs.put(ticket(uid))
     loop, lit_api = BatchLoop(), api(tmp_path, window_ms=0)
@@ -69,7 +87,7 @@ def test_what_lies_in_the_queue_fills_a_batch_at_once(tmp_path):
 
 
 def test_a_batch_waits_for_the_window_from_its_first_job_on(tmp_path):
-    jobs: queue.Queue[object] = queue.Queue()
+    jobs = Jobs()
     late = threading.Timer(0.1, jobs.put, [ticket("late")])
     jobs.put(ticket("first"))
     late.start()
@@ -78,7 +96,7 @@ def test_a_batch_waits_for_the_window_from_its_first_job_on(tmp_path):
 
 
 def test_a_full_batch_does_not_wait(tmp_path):
-    jobs: queue.Queue[object] = queue.Queue()
+    jobs = Jobs()
     jobs.put(ticket("four", images=4))
     started = time.monotonic()
     assert take(BatchLoop(), api(tmp_path, window_ms=100.0), jobs) == ["four"]
@@ -86,7 +104,7 @@ def test_a_full_batch_does_not_wait(tmp_path):
 
 
 def test_a_job_that_does_not_fit_opens_the_next_batch(tmp_path):
-    jobs: queue.Queue[object] = queue.Queue()
+    jobs = Jobs()
     for uid, images in [("a", 3), ("b", 3), ("c", 1)]:
         jobs.put(ticket(uid, images))
     loop, lit_api = BatchLoop(), api(tmp_path, window_ms=0)
@@ -95,29 +113,29 @@ def test_a_job_that_does_not_fit_opens_the_next_batch(tmp_path):
 
 
 def test_an_empty_queue_is_waited_for_without_polling_and_not_for_ever(tmp_path):
-    """The wait is bounded: a killed worker's wait goes on in the manager, and would swallow a job."""
+    """The worker says that it is alive whenever it comes around."""
     started, cpu = time.monotonic(), time.thread_time()
-    assert take(BatchLoop(), api(tmp_path), queue.Queue()) == []
+    assert take(BatchLoop(), api(tmp_path), Jobs()) == []
     assert IDLE_S * 0.9 < time.monotonic() - started < IDLE_S * 3
     assert time.thread_time() - cpu < 0.05
 
 
 def test_jobs_that_nobody_waits_for_are_dropped_before_any_work(tmp_path):
-    jobs: queue.Queue[object] = queue.Queue()
+    jobs = Jobs()
     jobs.put(ticket("old", expired=True))
     jobs.put(ticket("new"))
     assert take(BatchLoop(), api(tmp_path, window_ms=0), jobs) == ["new"]
 
 
 def test_a_job_that_was_queued_twice_is_answered_once(tmp_path):
-    jobs: queue.Queue[object] = queue.Queue()
+    jobs = Jobs()
     for uid in "aba":
         jobs.put(ticket(uid))
     assert take(BatchLoop(), api(tmp_path, window_ms=0), jobs) == ["a", "b"]
 
 
 def test_a_job_that_is_held_over_is_not_taken_for_a_double(tmp_path):
-    jobs: queue.Queue[object] = queue.Queue()
+    jobs = Jobs()
     jobs.put(ticket("a", 3))
     jobs.put(ticket("b", 3))
     loop, lit_api = BatchLoop(), api(tmp_path, window_ms=0)
@@ -126,7 +144,7 @@ def test_a_job_that_is_held_over_is_not_taken_for_a_double(tmp_path):
 
 
 def test_a_job_larger_than_a_batch_goes_alone(tmp_path):
-    jobs: queue.Queue[object] = queue.Queue()
+    jobs = Jobs()
     jobs.put(ticket("large", 9))
     jobs.put(ticket("next"))
     assert take(BatchLoop(), api(tmp_path, window_ms=0), jobs) == ["large"]
@@ -139,14 +157,6 @@ def test_batch_sizes_at_their_bounds_are_taken(tmp_path, size):
         settings, replace(IDENTITY, name="other"), tmp_path / "x.onnx", Board(1), Shelf(1, 4, 3)
     )
     assert lit_api.max_batch_size == size
-
-
-class Sent(list[str]):
-    """A transport that remembers whose answers went out."""
-
-    def send(self, item: bytes, consumer_id: int) -> None:
-        assert consumer_id == 0
-        self.extend(uid for uid, _ in pickle.loads(item))
 
 
 class First:
@@ -167,8 +177,8 @@ class Worker:
     def __init__(self, tmp_path, *, patience_s: float) -> None:
         self.came = threading.Event()
         self.passes: list[int] = []
-        self.jobs: queue.Queue[object] = queue.Queue()
-        self.sent = Sent()
+        self.jobs = Jobs()
+        self.sent = list[str]()
         self.loop, self.api = BatchLoop(), api(tmp_path, window_ms=0)
         self.api.heads = HeadCache(
             self._fetch, lambda *_: First(), capacity=9, most_bytes=99, patience_s=patience_s
@@ -190,7 +200,8 @@ class Worker:
 
     def turn(self, times: int = 1) -> list[str]:
         for _ in range(times):
-            self.loop.run(self.api, "cpu", 0, self.jobs, self.sent, {}, None)
+            self.loop.run(self.api, "cpu", 0, self.jobs.exchange, self.jobs.exchange, {}, None)
+            self.sent += self.jobs.answered()
         return list(self.sent)
 
 

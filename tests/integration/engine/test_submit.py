@@ -1,4 +1,4 @@
-"""Images through the real worker: manager queues, one batch for all, heads from the store."""
+"""Images through the real worker: one batch for all, heads from the store."""
 
 import hashlib
 import json
