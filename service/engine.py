@@ -1,8 +1,9 @@
 """The LitServe seam: every private part of LitServe that is used is used here, and pinned by a test.
 
-LitServe gives the spawned worker around one LitAPI. Its HTTP side is not used: its routes, middlewares and API
-key never exist in our app. Nor are its `run`, since `service.processes.server` has the main loop
-(docs/decisions/own-main-loop.md), and its queues, in whose place are channels (docs/decisions/channels.md).
+LitServe gives the spawned worker around one LitAPI. Its HTTP side is not used: its routes, middlewares and
+API key never exist in our app. Nor is its `run`, since `service.processes.server` has the main loop
+(docs/decisions/own-main-loop.md), nor are its queues, in whose place are channels
+(docs/decisions/channels.md).
 """
 
 import asyncio
@@ -16,11 +17,10 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field, replace
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import litserve
 import structlog
-from starlette.formparsers import MultiPartParser
 
 from models.arrays import FloatArray, UInt8Array
 from models.errors import PolyheadError
@@ -35,9 +35,6 @@ from service.metrics import QUEUED_IMAGES, REJECTIONS, RESUBMITTED_JOBS, STAGE_S
 from service.settings import Settings
 
 __all__ = ["Answer", "Engine", "HeadRef", "Inference", "LitEngine"]
-
-# Importing litserve lets multipart files grow in memory without bound; 1 MiB is Starlette's own default.
-MultiPartParser.spool_max_size = 2**20
 
 PROBE_S = 1.0
 PROGRESS_S = 30.0  # a worker that was silent for longer is not alive
@@ -127,7 +124,7 @@ class Waiting:
     generation: int  # of the worker that was ready when it was queued
     queued_again: bool = False
     answer: Answer | PolyheadError | None = None
-    answered: asyncio.Event = field(default_factory=asyncio.Event)
+    answered: asyncio.Future[None] = field(default_factory=asyncio.Future)
 
     @property
     def over(self) -> bool:
@@ -137,7 +134,8 @@ class Waiting:
     def take(self, answer: Answer | PolyheadError) -> None:
         if self.answer is None:
             self.answer = answer
-            self.answered.set()
+            if not self.answered.done():  # cancelled, where the request was given up
+                self.answered.set_result(None)
 
 
 class LitEngine:
@@ -205,6 +203,8 @@ class LitEngine:
         )
         try:
             async with asyncio.timeout(self._settings.request_deadline_s):
+                if len(jobs) == 1:
+                    return joined([await self._ask(jobs[0])])
                 return joined(await asyncio.gather(*(self._ask(job) for job in jobs)))
         except TimeoutError:
             raise DeadlineExceeded(seconds=self._settings.request_deadline_s) from None
@@ -234,14 +234,14 @@ class LitEngine:
         self._count(job.images)
         try:
             self._put(uid, waiting.job)
-            await waiting.answered.wait()
+            await waiting.answered
         finally:
             # Given up before its deadline (the client went away), a job still lies in the queue: it counts
             # there until `_watch` sees its answer.
             if waiting.over:
                 self._forget(uid)
         self._unanswered_since = None
-        assert waiting.answer is not None  # or nothing would have set the event
+        assert waiting.answer is not None  # or nothing would have ended the wait
         return waiting.answer
 
     def _shelved(self, job: Job) -> Job:

@@ -64,7 +64,7 @@ class Sender:
 
 def _written(message: bytes) -> int:
     file = anonymous_file("polyhead-message")
-    with open(file, "wb", closefd=False) as writer:
+    with os.fdopen(file, "wb", closefd=False) as writer:
         writer.write(message)
     return file
 
@@ -80,7 +80,7 @@ def receive(end: socket.socket) -> bytes | None:
         return None
     if not files:
         return message
-    with open(files[0], "rb") as reader:
+    with os.fdopen(files[0], "rb") as reader:
         reader.seek(0)
         return reader.read()
 

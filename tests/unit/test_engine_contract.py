@@ -10,7 +10,6 @@ from pathlib import Path
 import litserve
 import pytest
 from litserve.loops.base import LitLoop, _BaseLoop
-from starlette.formparsers import MultiPartParser
 
 import service.engine
 import service.inference.lit_api
@@ -63,8 +62,15 @@ def test_private_names_of_litserve_are_used_in_one_module_only():
             assert path.name in {"engine.py", "lit_api.py"}, path
 
 
-def test_uploads_are_spooled_to_disk_although_litserve_says_otherwise():
-    assert MultiPartParser.spool_max_size == 2**20
+def test_no_form_is_read_with_starlettes_parser():
+    """Importing LitServe lets its files grow in memory without bound."""
+    for path in SERVICE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(("fastapi", "starlette")):
+                imported = {alias.name for alias in node.names}
+                assert not imported & {"File", "Form", "MultiPartParser", "UploadFile"}, path
+            elif isinstance(node, ast.Attribute) and ast.unparse(node) == "request.form":
+                pytest.fail(f"{path} reads a form")
 
 
 @pytest.mark.parametrize(
