@@ -1,6 +1,6 @@
 """What crosses the queue to the worker and back, and what the worker needs of heads."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
@@ -14,7 +14,8 @@ from models.identity import AS_IT_IS, EMBEDDING
 Rows = TypeVar("Rows", UInt8Array, FloatArray)
 
 
-@dataclass(frozen=True, slots=True)
+# No slots on these three: pickle takes a plain `__dict__` in C, and slots one by one in Python.
+@dataclass(frozen=True)
 class HeadRef:
     """Which head, and where its file is."""
 
@@ -26,8 +27,11 @@ class HeadRef:
     alias: str | None = field(default=None, compare=False)  # that it was found by, of whatever task
     pinned: bool = field(default=False, compare=False)  # that alias keeps it when others make room
 
+    def __hash__(self) -> int:
+        return hash(self.digest)  # a batch of many heads asks for it again and again
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+
+@dataclass(frozen=True, kw_only=True)
 class Job:
     """Images of one request, at most a batch's worth. Times are CLOCK_MONOTONIC seconds of this machine."""
 
@@ -45,7 +49,7 @@ class Job:
         return self.shape[0]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Answer:
     """What became of the images of one request."""
 
@@ -53,6 +57,33 @@ class Answer:
     outputs: tuple[
         FloatArray | PolyheadError, ...
     ]  # one a head, in order: (N, C) probabilities | (N, 1) value
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Of many heads as one array: pickling each alone takes as long as half its run."""
+        arrays = [each for each in self.outputs if isinstance(each, np.ndarray)]
+        if len(arrays) < 2:
+            return Answer, (self.embeddings, self.outputs)
+        widths = [None if isinstance(each, PolyheadError) else each.shape[1] for each in self.outputs]
+        failed = [each for each in self.outputs if isinstance(each, PolyheadError)]
+        return _parted, (self.embeddings, np.concatenate(arrays, axis=1), widths, failed)
+
+
+def _parted(
+    embeddings: FloatArray | None,
+    together: FloatArray,
+    widths: Sequence[int | None],
+    failed: Iterable[PolyheadError],
+) -> Answer:
+    """Undo `Answer.__reduce__`. Args: together: (N, sum of widths); widths: None where a head has failed."""
+    outputs: list[FloatArray | PolyheadError] = []
+    failures, start = iter(failed), 0
+    for width in widths:
+        if width is None:
+            outputs.append(next(failures))
+        else:
+            outputs.append(together[:, start : start + width])
+            start += width
+    return Answer(embeddings, tuple(outputs))
 
 
 def split(

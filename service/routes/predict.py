@@ -82,12 +82,12 @@ async def predict(
     (outputs,) = answer.outputs
     if isinstance(outputs, PolyheadError):
         raise outputs
-    said = Predictions(
-        id=new_id(),
-        task=resolved.task_name,
-        version=resolved.version,
-        predictions=predictions(resolved, images, outputs, Shape(top_k, threshold)),
-    )
+    said: Predictions = {
+        "id": new_id(),
+        "task": resolved.task_name,
+        "version": resolved.version,
+        "predictions": predictions(resolved, images, outputs, Shape(top_k, threshold)),
+    }
     status = 207 if images.errors else 200
     return json_response(said, status, {"X-Head-Version": str(resolved.version)})
 
@@ -116,7 +116,8 @@ async def predict_many(
     sizes = [size_for(parts, version) for version in versions]
     images = await decode(parts, read, sizes, known_to=known_to(tenant, versions))
     results = await fan_out(parts, tasks, resolved, images, Shape(top_k, threshold))
-    return json_response(FanOutPredictions(id=new_id(), results=results), status_of(results, images))
+    said: FanOutPredictions = {"id": new_id(), "results": results}
+    return json_response(said, status_of(results, images))
 
 
 def new_id() -> str:

@@ -52,9 +52,8 @@ class Decoder:
         loop = asyncio.get_running_loop()
         started = time.monotonic()
         try:
-            return await asyncio.gather(
-                *(loop.run_in_executor(self._pool, _attempt, work, item) for item in items)
-            )
+            begun = [loop.run_in_executor(self._pool, _attempt, work, item) for item in items]
+            return [await begun[0]] if len(begun) == 1 else await asyncio.gather(*begun)
         finally:
             self._pending -= len(items)
             STAGE_SECONDS.labels("decode").observe(time.monotonic() - started)

@@ -1,11 +1,11 @@
 """Routes for what is asked for most, past what FastAPI does anew in every request."""
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
-from pydantic import BaseModel
+from pydantic_core import to_json
 
 from service.web.dependencies import parts_of, tenant_of
 
@@ -33,8 +33,7 @@ class DirectRoute(APIRoute):
         return handler
 
 
-def json_response(body: BaseModel, status: int, headers: dict[str, str] | None = None) -> Response:
-    """As FastAPI would answer with a model, without what isn't set, and without looking at it once more."""
-    return Response(
-        body.model_dump_json(exclude_unset=True), status, headers=headers, media_type="application/json"
-    )
+def json_response(body: Mapping[str, object], status: int, headers: dict[str, str] | None = None) -> Response:
+    """As FastAPI would answer, without looking at each value once more."""
+    data = to_json(body, inf_nan_mode="null")
+    return Response(data, status, headers=headers, media_type="application/json")

@@ -53,13 +53,11 @@ async def fan_out(
         answer = outputs[index] if isinstance(version, Resolved) else version
         if isinstance(answer, PolyheadError):
             failures.append((pointer_to("tasks", index), answer))
-            results.append(
-                FanOutResult(task=task, error=describe(answer, pointer=pointer_to("tasks", index)))
-            )
+            results.append({"task": task, "error": describe(answer, pointer=pointer_to("tasks", index))})
         else:
             assert isinstance(version, Resolved)
             made = predictions(version, images, answer, shape)
-            results.append(FanOutResult(task=task, version=version.version, predictions=made))
+            results.append({"task": task, "version": version.version, "predictions": made})
     if len(failures) == len(results):
         raise EveryItemFailed(failures)
     return results
@@ -90,4 +88,4 @@ async def _outputs(
 
 
 def status_of(results: Sequence[FanOutResult], images: Decoded) -> int:
-    return 207 if images.errors or any(result.error for result in results) else 200
+    return 207 if images.errors or any("error" in result for result in results) else 200

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -163,21 +164,18 @@ def predictions(resolved: Resolved, images: Decoded, outputs: FloatArray, shape:
 
     Args: outputs: (N, C) probabilities or (N, 1) values of the rows of `images`.
     """
-    made = {
-        index: _prediction(resolved, index, row, shape)
-        for index, row in zip(images.rows, outputs, strict=True)
-    }
-    failed = {
-        index: Prediction(index=index, error=describe(error, pointer=images.read.pointer(index)))
+    made = [_prediction(resolved, index, row, shape) for index, row in zip(images.rows, outputs, strict=True)]
+    made += [
+        {"index": index, "error": describe(error, pointer=images.read.pointer(index))}
         for index, error in images.errors.items()
-    }
-    return [(made | failed)[index] for index in range(images.count)]
+    ]
+    return sorted(made, key=itemgetter("index"))
 
 
 def _prediction(resolved: Resolved, index: int, row: FloatArray, shape: Shape) -> Prediction:
     match resolved.kind:
         case "regression":
-            return Prediction(index=index, value=float(row[0]))
+            return {"index": index, "value": float(row[0])}
         case "multilabel":
             return _multilabel(resolved, index, row, shape)
         case "multiclass":
@@ -185,32 +183,22 @@ def _prediction(resolved: Resolved, index: int, row: FloatArray, shape: Shape) -
 
 
 def _multiclass(resolved: Resolved, index: int, row: FloatArray, shape: Shape) -> Prediction:
-    order = _best_first(row)
-    best, score = order[0], float(row[order[0]])
+    best = _best(resolved, row, shape.top_k or DEFAULT_TOP_K)
+    label, score = best[0]["label"], best[0]["score"]
     sure = shape.threshold is None or score >= shape.threshold
-    return Prediction(
-        index=index,
-        label=resolved.labels[best] if sure else None,
-        score=score,
-        scores=_scores(resolved, row, order[: shape.top_k or DEFAULT_TOP_K]),
-    )
+    return {"index": index, "label": label if sure else None, "score": score, "scores": best}
 
 
 def _multilabel(resolved: Resolved, index: int, row: FloatArray, shape: Shape) -> Prediction:
     own = THRESHOLD if resolved.threshold is None else resolved.threshold
     threshold = own if shape.threshold is None else shape.threshold
-    order = _best_first(row)
-    return Prediction(
-        index=index,
-        labels=[resolved.labels[place] for place in order if float(row[place]) >= threshold],
-        scores=_scores(resolved, row, order[: shape.top_k]),
-    )
+    scores = _best(resolved, row, None)
+    labels = [each["label"] for each in scores if each["score"] >= threshold]
+    return {"index": index, "labels": labels, "scores": scores[: shape.top_k]}
 
 
-def _best_first(row: FloatArray) -> list[int]:
-    order: list[int] = np.argsort(-row, kind="stable").tolist()
-    return order
-
-
-def _scores(resolved: Resolved, row: FloatArray, places: Sequence[int]) -> list[Score]:
-    return [Score(label=resolved.labels[place], score=float(row[place])) for place in places]
+def _best(resolved: Resolved, row: FloatArray, count: int | None) -> list[Score]:
+    """The best `count` of (C,), best first; None: all."""
+    values: list[float] = row.tolist()
+    order = (-row).argsort(kind="stable")[:count].tolist()
+    return [{"label": resolved.labels[place], "score": values[place]} for place in order]

@@ -100,7 +100,11 @@ class Resolver:
         await self._look()
         stamp = self._stamp
         with self._lock:
-            known = {target: self._entries.get((tenant, target)) for target in targets}
+            entries = [self._entries.get((tenant, target)) for target in targets]
+        held = [each.resolved for each in entries if each and not each.changed and each.stamp == stamp]
+        if len(held) == len(targets):
+            return [*held]
+        known = dict(zip(targets, entries, strict=True))
         asked = [
             target
             for target, entry in known.items()
