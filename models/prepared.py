@@ -19,6 +19,31 @@ class PreparedBackbone:
     config: BackboneConfig
 
 
+class Pass(Protocol):
+    """A batch on its way through the backbone."""
+
+    def wait_for_room(self) -> None:
+        """Wait until another batch wouldn't have to wait for the whole of this one."""
+        ...
+
+    def outputs(self) -> dict[str, FloatArray]:
+        """Wait for its end; once. As `Runtime.run` returns and raises."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Passed:
+    """A batch that is through."""
+
+    made: dict[str, FloatArray]
+
+    def wait_for_room(self) -> None:
+        """There is."""
+
+    def outputs(self) -> dict[str, FloatArray]:
+        return self.made
+
+
 class Runtime(Protocol):
     """Runs one backbone."""
 
@@ -32,6 +57,13 @@ class Runtime(Protocol):
                  outputs: "embedding" and names of stages.
         Returns: each as float32, with N rows; the caller's to keep.
         Raises:  BackboneError: an output that the backbone doesn't have, or the device failed.
+        """
+        ...
+
+    def begin(self, pixels: UInt8Array, outputs: Sequence[str] = (EMBEDDING,)) -> Pass:
+        """As `run`, without waiting where the device works by itself; the pixels stay as they are till then.
+
+        Passes that were begun one after another end in that order.
         """
         ...
 

@@ -10,7 +10,7 @@ from models.backbone import build_backbone
 from models.errors import BackboneError
 from models.graph import PixelGraph, identify
 from models.identity import EMBEDDING, POOLED
-from models.prepared import PreparedBackbone, check_outputs
+from models.prepared import Passed, PreparedBackbone, check_outputs
 
 
 class TorchRuntime:
@@ -33,6 +33,9 @@ class TorchRuntime:
                 f"backbone {prepared.identity.name}: its weights changed after it was prepared"
             )
         self._graph = PixelGraph(backbone).eval().to(self._device)
+
+    def begin(self, pixels: UInt8Array, outputs: Sequence[str] = (EMBEDDING,)) -> Passed:
+        return Passed(self.run(pixels, outputs))
 
     def run(self, pixels: UInt8Array, outputs: Sequence[str] = (EMBEDDING,)) -> dict[str, FloatArray]:
         check_outputs(self.identity, outputs)

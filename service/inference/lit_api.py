@@ -19,7 +19,7 @@ from service.inference.batching import Job
 from service.inference.board import Board
 from service.inference.channel import Exchange
 from service.inference.heads import HeadCache
-from service.inference.running import Outcome, Trunk, run_batch
+from service.inference.running import Batch, Outcome, Trunk
 from service.inference.shelf import Shelf
 from service.metrics import EXPIRED_JOBS
 from service.process import die_with, take_name
@@ -83,15 +83,19 @@ class InferenceAPI(LitAPI):  # type: ignore[misc]  # litserve has no types
             capacity=self.settings.head_cache_entries,
             most_bytes=self.settings.head_cache_bytes,
         )
-        self.trunk = Trunk(runtime.run, self.identity.outputs)
+        self.trunk = Trunk(runtime.begin, self.identity.outputs)
         self.board.worker_is_ready()
 
     def decode_request(self, request: Any) -> Any:
         """Only inspected by LitServe, for a route that is never served."""
         return request
 
+    def begin(self, jobs: Sequence[Job]) -> Batch:
+        return Batch(jobs, self.trunk, self.heads)
+
     def predict(self, jobs: Sequence[Job]) -> list[Outcome]:
-        return run_batch(jobs, self.trunk, self.heads)
+        """As LitServe's own loops would ask; ours begins a batch before it ends the last one."""
+        return self.begin(jobs).outcomes()
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,10 +108,15 @@ class Ticket:
 
 
 class BatchLoop(LitLoop):  # type: ignore[misc]  # litserve has no types
-    """Waits for a first job without polling, then fills the batch until it is full or the window is over."""
+    """Waits for a first job without polling, then fills the batch until it is full or the window is over.
+
+    The next batch is begun when the backbone has cores that the end of the last one leaves idle, with what
+    has come till then.
+    """
 
     def __init__(self) -> None:
         super().__init__()
+        self._begun: tuple[list[Ticket], Batch] | None = None
         self._held: Ticket | None = None  # taken from the queue, too large for the last batch
         self._late: list[Ticket] = []  # whose heads are on their way
         self._seen: dict[str, None] = {}  # uids, oldest first: jobs queued twice are answered once
@@ -122,24 +131,29 @@ class BatchLoop(LitLoop):  # type: ignore[misc]  # litserve has no types
         workers_setup_status: Any,  # noqa: ARG002
         callback_runner: Any,  # noqa: ARG002
     ) -> None:
-        """Answer one batch, or find nothing to do; LitServe calls it again and again."""
+        """Begin a batch if there is one, and answer the one before; LitServe calls it again and again."""
+        if self._begun is not None:
+            self._begun[1].wait_for_room()
         try:
             tickets, _ = self.get_batch_requests(lit_api, request_queue, transport)
             lit_api.board.note_progress()
-            if not tickets:
-                return
-            answers = lit_api.predict([ticket.job for ticket in tickets])
-            said: dict[int, list[tuple[str, Outcome]]] = {}
-            for ticket, answer in zip(tickets, answers, strict=True):
-                if isinstance(answer, Job):
-                    self._late.append(replace(ticket, job=answer))
-                else:
-                    said.setdefault(ticket.sender, []).append((ticket.uid, answer))
-            for sender, its in said.items():
-                transport.send(pickle.dumps(its, protocol=5), sender)
+            last = self._begun
+            self._begun = (tickets, lit_api.begin([each.job for each in tickets])) if tickets else None
+            if last is not None:
+                self._answer(*last, transport)
         except OSError as error:
             log.warning("the API processes can't be reached", error=str(error))
             raise SystemExit(1) from error
+
+    def _answer(self, tickets: Sequence[Ticket], batch: Batch, transport: Exchange) -> None:
+        said: dict[int, list[tuple[str, Outcome]]] = {}
+        for ticket, answer in zip(tickets, batch.outcomes(), strict=True):
+            if isinstance(answer, Job):
+                self._late.append(replace(ticket, job=answer))
+            else:
+                said.setdefault(ticket.sender, []).append((ticket.uid, answer))
+        for sender, its in said.items():
+            transport.send(pickle.dumps(its, protocol=5), sender)
 
     def get_batch_requests(
         self,
@@ -149,7 +163,8 @@ class BatchLoop(LitLoop):  # type: ignore[misc]  # litserve has no types
     ) -> tuple[list[Ticket], list[Any]]:
         batch = self._no_longer_late(lit_api)
         images = sum(ticket.job.images for ticket in batch)
-        closes = time.monotonic() + (0.0 if batch else LATE_S if self._late else IDLE_S)
+        waits = not (batch or self._begun)
+        closes = time.monotonic() + ((LATE_S if self._late else IDLE_S) if waits else 0.0)
         while images < lit_api.max_batch_size:
             ticket = self._held or self._take(lit_api.shelf, request_queue, closes - time.monotonic())
             self._held = None
@@ -158,7 +173,7 @@ class BatchLoop(LitLoop):  # type: ignore[misc]  # litserve has no types
             if batch and images + ticket.job.images > lit_api.max_batch_size:
                 self._held = ticket
                 break
-            if not batch:
+            if not batch and self._begun is None:
                 closes = time.monotonic() + lit_api.batch_timeout
             batch.append(ticket)
             images += ticket.job.images

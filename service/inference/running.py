@@ -1,7 +1,7 @@
 """What the worker does with a batch: the backbone once, then what each task has of its own over its rows."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,6 +11,7 @@ from models.arrays import FloatArray, UInt8Array
 from models.errors import BackboneError, InvalidHead, PolyheadError
 from models.head import Kind, answers
 from models.identity import AS_IT_IS, EMBEDDING, PIXELS
+from models.prepared import Pass
 from models.views import AXES, flipped
 from service.inference.batching import Answer, HeadRef, Heads, Job
 from service.metrics import BACKBONE_IMAGES, BACKBONE_PASSES, BATCH_IMAGES, STAGE_SECONDS
@@ -27,12 +28,42 @@ Part = tuple[int, str]  # the images of a job, by its index, in one view
 class Trunk:
     """The one backbone, that everything branches off from."""
 
-    run: Callable[[UInt8Array, tuple[str, ...]], Features]  # (B, H, W, C) uint8 -> the outputs asked for
+    begin: Callable[[UInt8Array, tuple[str, ...]], Pass]  # (B, H, W, C) uint8 -> the outputs asked for
     outputs: frozenset[str]  # that it has: the embedding and the stages
 
 
 Outcome = Answer | PolyheadError | Job
 """Of a job. A job: its head is late, and so much of it is left to be asked in a later batch."""
+
+Steps = Generator[Pass, None, list[Outcome]]
+
+
+class Batch:
+    """Jobs that are in work: their images pass the backbone once, and each distinct head once its rows."""
+
+    def __init__(self, jobs: Sequence[Job], trunk: Trunk, heads: Heads) -> None:
+        """Begin with it. Args: jobs, as `run_batch`."""
+        self._steps = _steps(jobs, trunk, heads)
+        self._pass: Pass | None = None  # that was begun last
+        self._outcomes: list[Outcome] = []
+        self._go_on()
+
+    def wait_for_room(self) -> None:
+        """Wait until the backbone has no more than the end of its pass to do."""
+        if self._pass is not None:
+            self._pass.wait_for_room()
+
+    def outcomes(self) -> list[Outcome]:
+        """Wait for them, as `run_batch` returns them."""
+        while self._pass is not None:
+            self._go_on()
+        return self._outcomes
+
+    def _go_on(self) -> None:
+        try:
+            self._pass = next(self._steps)
+        except StopIteration as end:
+            self._pass, self._outcomes = None, end.value
 
 
 def run_batch(jobs: Sequence[Job], trunk: Trunk, heads: Heads) -> list[Outcome]:
@@ -46,6 +77,11 @@ def run_batch(jobs: Sequence[Job], trunk: Trunk, heads: Heads) -> list[Outcome]:
              for it: with its embeddings in the place of pixels, or, where more would have to be kept, as it
              was, before any work.
     """
+    return Batch(jobs, trunk, heads).outcomes()
+
+
+def _steps(jobs: Sequence[Job], trunk: Trunk, heads: Heads) -> Steps:
+    """Each pass of the backbone when it has begun, and at the end what became of the jobs."""
     made: list[Outcome] = [Answer(None, ()) for _ in jobs]  # of probes
     heads.begin(list({(ref, ref.alias, ref.pinned): ref for job in jobs for ref in job.heads}.values()))
     shapes: dict[tuple[int, ...], list[int]] = {}
@@ -63,7 +99,8 @@ def run_batch(jobs: Sequence[Job], trunk: Trunk, heads: Heads) -> list[Outcome]:
     BATCH_IMAGES.observe(sum(job.images for job in now))
     for indices in shapes.values():
         group = _Group([jobs[index] for index in indices], trunk, heads)
-        for index, answer in zip(indices, group.answers(), strict=True):
+        answers = yield from group.steps()
+        for index, answer in zip(indices, answers, strict=True):
             made[index] = answer
     return made
 
@@ -86,12 +123,12 @@ class _Group:
         self._errors: dict[HeadRef, PolyheadError] = {}
         self._late: dict[int, Job] = {}  # by job: what is left of it
 
-    def answers(self) -> list[Outcome]:
+    def steps(self) -> Steps:
         if self._are_known:
             self._branch_off_known()
             return [self._answer(index) for index in range(len(self._jobs))]
         for parts in self._passes():
-            self._pass(parts)
+            yield from self._pass(parts)
         started = time.monotonic()
         self._run_networks()
         STAGE_SECONDS.labels("heads").observe(time.monotonic() - started)
@@ -121,10 +158,12 @@ class _Group:
         known = (view for ref in refs for view in ref.views if view in AXES)
         return tuple(dict.fromkeys((AS_IT_IS, *known)))
 
-    def _pass(self, parts: Sequence[Part]) -> None:
+    def _pass(self, parts: Sequence[Part]) -> Iterator[Pass]:
         started = time.monotonic()
         try:
-            features = self._features(parts)
+            begun = self._begin(parts)
+            yield begun
+            features = begun.outputs()
         # Whatever the runtime throws, the requests of this batch are answered and the next batch is tried.
         except Exception as error:
             log.exception("the backbone failed on a batch", images=self._count(parts))
@@ -136,8 +175,8 @@ class _Group:
         self._branch_off(parts, features)
         STAGE_SECONDS.labels("heads").observe(time.monotonic() - ran)
 
-    def _features(self, parts: Sequence[Part]) -> Features:
-        """What the jobs need of the backbone, and no more."""
+    def _begin(self, parts: Sequence[Part]) -> Pass:
+        """With what the jobs need of the backbone, and no more."""
         needed = {
             ref.output
             for index, view in parts
@@ -151,10 +190,10 @@ class _Group:
             for index, view in parts
         ]  # each (N, H, W, C)
         pixels = images[0] if len(images) == 1 else np.concatenate(images)  # (B, H, W, C)
-        features = self._trunk.run(pixels, tuple(sorted(needed)))
+        begun = self._trunk.begin(pixels, tuple(sorted(needed)))
         BACKBONE_PASSES.inc()
         BACKBONE_IMAGES.inc(len(pixels))
-        return features
+        return begun
 
     def _branch_off_known(self) -> None:
         """The jobs brought their embeddings: only the heads are left to do."""
@@ -236,7 +275,7 @@ class _Group:
     def _output(self, ref: HeadRef, index: int) -> FloatArray | PolyheadError:
         if ref in self._errors:
             return self._errors[ref]
-        if ref.output not in {PIXELS, *self._trunk.outputs}:
+        if ref.output != PIXELS and ref.output not in self._trunk.outputs:
             return InvalidHead(f"it takes {ref.output!r}, which this server's backbone doesn't give")
         given = self._outputs.get((ref, index), [])
         if _is_plain(ref):

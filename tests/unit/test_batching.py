@@ -1,5 +1,6 @@
 """Jobs of many requests become one batch: each gets its own rows back, and its own failures."""
 
+import pickle
 from collections.abc import Callable
 
 import numpy as np
@@ -9,9 +10,10 @@ from prometheus_client import REGISTRY
 from models.arrays import FloatArray, UInt8Array
 from models.errors import BackboneError, InvalidHead
 from models.head import Kind, answers
+from models.prepared import Pass, Passed
 from service.errors import UnknownBlob, WorkerFailed
 from service.inference.batching import Answer, Head, HeadRef, Job, joined, split
-from service.inference.running import Features, Trunk, run_batch
+from service.inference.running import Trunk, run_batch
 
 RED, GREEN, GONE, BROKEN = (HeadRef(name, name) for name in ("red", "green", "gone", "broken"))
 
@@ -24,7 +26,9 @@ def mean_colour(pixels: UInt8Array) -> FloatArray:
 def trunk(embed: Callable[[UInt8Array], FloatArray]) -> Trunk:
     """A backbone with one stage, whose feature map is the embedding doubled."""
     give = {"embedding": embed, "stage": lambda pixels: embed(pixels) * 2}
-    return Trunk(lambda pixels, outputs: {name: give[name](pixels) for name in outputs}, frozenset(give))
+    return Trunk(
+        lambda pixels, outputs: Passed({name: give[name](pixels) for name in outputs}), frozenset(give)
+    )
 
 
 class Channel:
@@ -301,14 +305,14 @@ def test_the_outputs_that_a_batch_needs_come_from_one_pass():
     asked: list[tuple[str, ...]] = []
     known = trunk(mean_colour)
 
-    def run(pixels: UInt8Array, outputs: tuple[str, ...]) -> Features:
+    def begin(pixels: UInt8Array, outputs: tuple[str, ...]) -> Pass:
         asked.append(outputs)
-        return known.run(pixels, outputs)
+        return known.begin(pixels, outputs)
 
     tail, lost = HeadRef("tail", "tail", "stage"), HeadRef("lost", "lost", "no such stage")
     shelf = Shelf()
     shelf.held |= {tail: Channel(0), lost: Channel(0)}
-    watched = Trunk(run, known.outputs)
+    watched = Trunk(begin, known.outputs)
     mixed = [job((1, 2, 3), heads=(RED, tail)), job((4, 5, 6), heads=(tail, lost))]
     first, second = run_batch(mixed, watched, shelf)
     run_batch([job((1, 2, 3), heads=(tail,))], watched, shelf)
@@ -333,11 +337,11 @@ class Watched:
         self.passes: list[tuple[int, tuple[str, ...]]] = []
         known = trunk(corner)
 
-        def run(pixels: UInt8Array, outputs: tuple[str, ...]) -> Features:
+        def begin(pixels: UInt8Array, outputs: tuple[str, ...]) -> Pass:
             self.passes.append((len(pixels), outputs))
-            return known.run(pixels, outputs)
+            return known.begin(pixels, outputs)
 
-        self.trunk = Trunk(run, known.outputs)
+        self.trunk = Trunk(begin, known.outputs)
 
 
 class Classifier(Channel):
@@ -491,3 +495,18 @@ def test_every_alias_that_a_head_was_found_by_is_told_and_the_head_begun():
         ("task_1@candidate", False),
     ]
     assert shelf.held[RED].runs == [3]
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_an_answer_crosses_the_channel_as_it_is(rows):
+    rng = np.random.default_rng(rows)
+    arrays = [rng.random((rows, width), dtype=np.float32) for width in (10, 1, 3)]
+    for outputs in ((), arrays[:1], arrays, (arrays[0], WorkerFailed(), arrays[2], WorkerFailed())):
+        sent = Answer(arrays[0], tuple(outputs))
+        came = pickle.loads(pickle.dumps(sent))
+        np.testing.assert_array_equal(came.embeddings, arrays[0])
+        assert len(came.outputs) == len(outputs)
+        for one, other in zip(outputs, came.outputs, strict=True):
+            assert type(one) is type(other)
+            if isinstance(one, np.ndarray):
+                np.testing.assert_array_equal(one, other)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from models.identity import BackboneIdentity, Preprocessing
+from models.prepared import Passed
 from service.inference.batching import HeadRef, Job
 from service.inference.board import Board
 from service.inference.channel import Exchange, channel, receive
@@ -183,7 +184,7 @@ class Worker:
         self.api.heads = HeadCache(
             self._fetch, lambda *_: First(), capacity=9, most_bytes=99, patience_s=patience_s
         )
-        self.api.trunk = Trunk(self._embed, frozenset({"embedding"}))
+        self.api.trunk = Trunk(lambda *asked: Passed(self._embed(*asked)), frozenset({"embedding"}))
 
     def _fetch(self, key: str) -> bytes:
         if key == "cold":
@@ -198,11 +199,45 @@ class Worker:
         ref = HeadRef(hashlib.sha256(key.encode()).hexdigest(), key)
         self.jobs.put(ticket(uid, heads=(ref,)))
 
-    def turn(self, times: int = 1) -> list[str]:
+    def turn(self, times: int = 2) -> list[str]:
+        """Two: a batch is begun in the first, and answered in the next."""
         for _ in range(times):
             self.loop.run(self.api, "cpu", 0, self.jobs.exchange, self.jobs.exchange, {}, None)
             self.sent += self.jobs.answered()
         return list(self.sent)
+
+
+class Noted:
+    """A pass of a backbone that tells what it is asked for."""
+
+    def __init__(self, events: list[str], rows: int) -> None:
+        self._events, self._rows = events, rows
+        events.append(f"begin {rows}")
+
+    def wait_for_room(self) -> None:
+        self._events.append(f"room after {self._rows}")
+
+    def outputs(self) -> dict[str, np.ndarray]:
+        self._events.append(f"end {self._rows}")
+        return {"embedding": np.zeros((self._rows, 3), np.float32)}
+
+
+def test_a_batch_begins_when_the_last_one_leaves_room_and_not_when_it_is_answered(tmp_path):
+    worker, events = Worker(tmp_path, patience_s=30), list[str]()
+    worker.api.trunk = Trunk(lambda pixels, _: Noted(events, len(pixels)), frozenset({"embedding"}))
+    for images in (4, 3):
+        worker.jobs.put(ticket(str(images), images))
+    assert worker.turn(3) == ["4", "3"]
+    assert events == ["begin 4", "room after 4", "begin 3", "end 4", "room after 3", "end 3"]
+
+
+def test_no_answer_waits_for_a_batch_to_fill_behind_it(tmp_path):
+    worker = Worker(tmp_path, patience_s=30)
+    worker.ask("warm", "first")
+    worker.turn(1)
+    started = time.monotonic()
+    assert worker.turn(1) == ["first"]
+    assert time.monotonic() - started < IDLE_S / 2
 
 
 def test_a_cold_head_holds_up_none_but_its_own_job_which_needs_no_second_pass(tmp_path):

@@ -13,6 +13,7 @@ from models.arrays import FloatArray, UInt8Array
 from models.errors import PolyheadError
 from models.identity import BackboneIdentity
 from models.prepare import PreparedBackbone
+from models.prepared import Pass
 from models.runtime import HeadSession, Runtime
 from service.app import create_app
 from service.inference.batching import Answer, HeadRef, Job, joined, split
@@ -76,13 +77,13 @@ class LocalEngine:
 
     def _answers(self, jobs: Sequence[Job]) -> list[Answer | PolyheadError]:
         """As the worker's loop: a job whose head is late is asked again."""
-        outcomes = run_batch(jobs, Trunk(self._run, self._identity.outputs), self._heads)
+        outcomes = run_batch(jobs, Trunk(self._begin, self._identity.outputs), self._heads)
         return [self._answers([each])[0] if isinstance(each, Job) else each for each in outcomes]
 
-    def _run(self, pixels: UInt8Array, outputs: tuple[str, ...]) -> dict[str, FloatArray]:
+    def _begin(self, pixels: UInt8Array, outputs: tuple[str, ...]) -> Pass:
         self.asked.append(outputs)
         self.images += len(pixels)
-        return self._runtime.run(pixels, outputs)
+        return self._runtime.begin(pixels, outputs)
 
 
 class Here:
