@@ -5,6 +5,7 @@ import errno
 import os
 import resource
 import tempfile
+from contextlib import contextmanager
 from itertools import pairwise
 
 import pytest
@@ -144,17 +145,19 @@ def test_an_error_of_the_route_is_not_taken_for_a_full_disk():
         read(form(), look=look)
 
 
-@pytest.fixture
+@contextmanager
 def full_disk():
-    """No file of this process may grow beyond 20 bytes."""
+    """No file of this process may grow beyond 20 bytes; the tests' own log neither, so be brief."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_a_full_disk_is_told_and_nothing_left(scratch, full_disk):
-    with pytest.raises(StoreFull):
+def test_a_full_disk_is_told_and_nothing_left(scratch):
+    with full_disk(), pytest.raises(StoreFull):
         read(form(part("archive", b"a" * 50, "a.zip")))
     assert list(scratch.iterdir()) == []
 
