@@ -22,6 +22,8 @@ from bench.neighbours import Neighbours
 from bench.overload import overload
 from bench.peers.rows import peers
 from bench.photos import JPEG_12MPX, JPEG_224, JPEG_640, LABELLED, PNG_640, Photos, make_photos
+from bench.precision import ROUNDS as PRECISION_ROUNDS
+from bench.precision import precision
 from bench.processes import BenchFailed
 from bench.repeats import repeats
 from bench.rows import Row
@@ -34,11 +36,11 @@ from bench.training import training
 DOCS = Path(__file__).resolve().parents[1] / "docs" / "benchmarks"
 CHECKED = 32  # photos on which the contenders must agree
 GROUPS = (
-    "throughput", "lone", "memory", "spread", "evictions", "fan-out", "shapes", "repeats", "overload",
-    "beside", "training", "starts", "peers",
+    "throughput", "lone", "memory", "spread", "evictions", "fan-out", "shapes", "repeats", "precision",
+    "overload", "beside", "training", "starts", "peers",
 )  # fmt: skip
 # No time, or processes of their own that aren't counted as ours.
-NOT_ASKED = ("memory", "evictions", "repeats", "training", "starts", "peers")
+NOT_ASKED = ("memory", "evictions", "repeats", "precision", "training", "starts", "peers")
 
 
 def main() -> int:
@@ -117,6 +119,7 @@ def measures(run: Contenders, cache: Path) -> dict[str, Callable[[], list[Row]]]
         "fan-out": lambda: fan_out(run),
         "shapes": lambda: shapes(run),
         "repeats": lambda: repeats(run, cache),
+        "precision": lambda: precision(run, cache),
         "overload": lambda: overload(run),
         "beside": lambda: beside(run),
         "training": lambda: training(run),
@@ -133,6 +136,7 @@ def make_pools(scale: Scale, folder: Path) -> list[Photos]:
     usual += scale.images * (scale.rounds + ways * scale.task_rounds) + CHECKED + 16
     usual += scale.rounds * scale.lone * (1 + len(scale.fan_outs))
     usual += scale.rounds * scale.images  # of `repeats`, to the polyhead without a cache
+    usual += min(PRECISION_ROUNDS, scale.rounds) * scale.images
     usual += scale.floods * (2 * scale.images + scale.lone)
     usual += 2 * scale.peers * (scale.images + scale.peer_tasks[1])
     usual += scale.taught * (2 * scale.images + scale.uploaded)
