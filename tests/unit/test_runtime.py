@@ -22,9 +22,10 @@ from models.errors import BackboneError, BackboneMismatch, InvalidHead
 from models.export import head_metadata, head_onnx
 from models.graph import embed
 from models.head import LinearHead, answers
+from models.openvino_runtime import OpenVinoRuntime
 from models.prepare import BackboneConfig, prepare_backbone
 from models.preprocess import decode_image
-from models.runtime import HeadSession, OpenVinoRuntime, cuda_devices, open_runtime
+from models.runtime import HeadSession, cuda_devices, open_runtime
 from models.tail import Tail
 from models.torch_runtime import TorchRuntime
 from models.tuned_export import network_onnx
