@@ -185,6 +185,23 @@ def test_a_batch_that_threads_share_out_is_answered_in_order(threads, lite0, pho
         assert len(outputs["blocks.5"]) == rows
 
 
+@pytest.mark.parametrize(("first", "second"), [(8, 8), (8, 1), (1, 8), (3, 5), (1, 1)])
+def test_passes_that_overlap_give_what_each_alone_does(first, second, tiny):
+    """In whatever order they are asked about, and a failed one beside them changes nothing."""
+    runtime = open_runtime(replace(tiny, config=replace(tiny.config, threads=2)))
+    rng = np.random.default_rng(first + 10 * second)
+    pixels = [rng.integers(0, 256, (rows, 32, 32, 3), dtype=np.uint8) for rows in (first, second, first)]
+    alone = [runtime.run(each)["embedding"] for each in pixels]
+
+    begun = [runtime.begin(each) for each in pixels]
+    with pytest.raises(BackboneError):
+        runtime.begin(np.zeros((second, 31, 32, 3), np.uint8)).outputs()
+    for each in begun:
+        each.wait_for_room()
+    for place in (1, 0, 2):
+        assert (begun[place].outputs()["embedding"] == alone[place]).all()
+
+
 def test_pixels_that_are_refused_leave_it_as_it_was(tiny):
     runtime = open_runtime(replace(tiny, config=replace(tiny.config, threads=2)))
     pixels = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), dtype=np.uint8)
