@@ -124,7 +124,11 @@ def _rows(
     one, several = counts
     grown = [(measured[1].mb - measured[0].mb) / (several - one) for measured in (ours, theirs)]
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**20
-    fit = one + (memory - theirs[0].mb) / grown[1]
+    if grown[1] > 0:
+        fit = one + (memory - theirs[0].mb) / grown[1]
+        most = f"about {fit:,.0f} tasks would fill this machine's {memory / 1024:.0f} GB"
+    else:
+        most = "less than two starts differ by"
     return [
         *(
             Row(
@@ -144,11 +148,6 @@ def _rows(
             compared=name,
             figures=[grown[1]],
             figure_unit="MB",
-            notes=[
-                (
-                    f"{theirs[0].mb:.0f} MB with {one}, {theirs[1].mb:.0f} MB with {several}: about "
-                    f"{fit:,.0f} tasks would fill this machine's {memory / 1024:.0f} GB"
-                )
-            ],
+            notes=[f"{theirs[0].mb:.0f} MB with {one}, {theirs[1].mb:.0f} MB with {several}: {most}"],
         ),
     ]
