@@ -1,6 +1,6 @@
 """A backbone that is ready to be opened, and what every runtime that opens one does."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -31,17 +31,27 @@ class Pass(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Passed:
-    """A batch that is through."""
+class Deferred:
+    """A batch that is run when it is waited for, on a device that would hold up who begins it."""
 
-    made: dict[str, FloatArray]
+    def __init__(self, run: Callable[[], dict[str, FloatArray]]) -> None:
+        self._run = run
+        self._made: dict[str, FloatArray] | None = None
+        self._error: BackboneError | None = None
 
     def wait_for_room(self) -> None:
-        """There is."""
+        if self._made is None and self._error is None:
+            try:
+                self._made = self._run()
+            except BackboneError as error:
+                self._error = error  # for `outputs` to tell
 
     def outputs(self) -> dict[str, FloatArray]:
-        return self.made
+        self.wait_for_room()
+        if self._error is not None:
+            raise self._error
+        assert self._made is not None
+        return self._made
 
 
 class Runtime(Protocol):
@@ -61,10 +71,7 @@ class Runtime(Protocol):
         ...
 
     def begin(self, pixels: UInt8Array, outputs: Sequence[str] = (EMBEDDING,)) -> Pass:
-        """As `run`, without waiting where the device works by itself; the pixels stay as they are till then.
-
-        Passes that were begun one after another end in that order.
-        """
+        """As `run`, without waiting for it; the pixels must stay as they are till then."""
         ...
 
 

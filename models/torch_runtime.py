@@ -1,6 +1,7 @@
 """The backbone on torch: for CUDA, where OpenVINO doesn't run; on a CPU for comparison."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -10,7 +11,7 @@ from models.backbone import build_backbone
 from models.errors import BackboneError
 from models.graph import PixelGraph, identify
 from models.identity import EMBEDDING, POOLED
-from models.prepared import Passed, PreparedBackbone, check_outputs
+from models.prepared import Deferred, PreparedBackbone, check_outputs
 
 
 class TorchRuntime:
@@ -34,8 +35,8 @@ class TorchRuntime:
             )
         self._graph = PixelGraph(backbone).eval().to(self._device)
 
-    def begin(self, pixels: UInt8Array, outputs: Sequence[str] = (EMBEDDING,)) -> Passed:
-        return Passed(self.run(pixels, outputs))
+    def begin(self, pixels: UInt8Array, outputs: Sequence[str] = (EMBEDDING,)) -> Deferred:
+        return Deferred(partial(self.run, pixels, tuple(outputs)))
 
     def run(self, pixels: UInt8Array, outputs: Sequence[str] = (EMBEDDING,)) -> dict[str, FloatArray]:
         check_outputs(self.identity, outputs)

@@ -10,7 +10,7 @@ from prometheus_client import REGISTRY
 from models.arrays import FloatArray, UInt8Array
 from models.errors import BackboneError, InvalidHead
 from models.head import Kind, answers
-from models.prepared import Pass, Passed
+from models.prepared import Deferred, Pass
 from service.errors import UnknownBlob, WorkerFailed
 from service.inference.batching import Answer, Head, HeadRef, Job, joined, split
 from service.inference.running import Trunk, run_batch
@@ -27,7 +27,8 @@ def trunk(embed: Callable[[UInt8Array], FloatArray]) -> Trunk:
     """A backbone with one stage, whose feature map is the embedding doubled."""
     give = {"embedding": embed, "stage": lambda pixels: embed(pixels) * 2}
     return Trunk(
-        lambda pixels, outputs: Passed({name: give[name](pixels) for name in outputs}), frozenset(give)
+        lambda pixels, outputs: Deferred(lambda: {name: give[name](pixels) for name in outputs}),
+        frozenset(give),
     )
 
 

@@ -6,13 +6,14 @@ import threading
 import time
 import weakref
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
 
 from models.identity import BackboneIdentity, Preprocessing
-from models.prepared import Passed
+from models.prepared import Deferred
 from service.inference.batching import HeadRef, Job
 from service.inference.board import Board
 from service.inference.channel import Exchange, channel, receive
@@ -184,7 +185,9 @@ class Worker:
         self.api.heads = HeadCache(
             self._fetch, lambda *_: First(), capacity=9, most_bytes=99, patience_s=patience_s
         )
-        self.api.trunk = Trunk(lambda *asked: Passed(self._embed(*asked)), frozenset({"embedding"}))
+        self.api.trunk = Trunk(
+            lambda *asked: Deferred(partial(self._embed, *asked)), frozenset({"embedding"})
+        )
 
     def _fetch(self, key: str) -> bytes:
         if key == "cold":
@@ -229,6 +232,22 @@ def test_a_batch_begins_when_the_last_one_leaves_room_and_not_when_it_is_answere
         worker.jobs.put(ticket(str(images), images))
     assert worker.turn(3) == ["4", "3"]
     assert events == ["begin 4", "room after 4", "begin 3", "end 4", "room after 3", "end 3"]
+
+
+def test_a_device_that_holds_up_its_caller_does_not_hold_up_the_last_batchs_answers(tmp_path):
+    worker, events = Worker(tmp_path, patience_s=30), list[str]()
+
+    def run(rows: int) -> dict[str, np.ndarray]:
+        events.append(f"run {rows}, answered {worker.jobs.answered()}")
+        return {"embedding": np.zeros((rows, 3), np.float32)}
+
+    worker.api.trunk = Trunk(lambda pixels, _: Deferred(partial(run, len(pixels))), frozenset({"embedding"}))
+    for images in (4, 3):
+        worker.jobs.put(ticket(str(images), images))
+    for _ in range(3):
+        worker.loop.run(worker.api, "cpu", 0, worker.jobs.exchange, worker.jobs.exchange, {}, None)
+    assert events == ["run 4, answered []", "run 3, answered ['4']"]
+    assert worker.jobs.answered() == ["3"]
 
 
 def test_no_answer_waits_for_a_batch_to_fill_behind_it(tmp_path):
