@@ -254,6 +254,7 @@ class LitEngine:
         try:
             if not self._sender.send(pickle.dumps((uid, job), protocol=5)):
                 asyncio.get_running_loop().add_writer(self._end, self._flush)
+        # Whatever it is, it is this job's alone: `_sweep` sends others after it.
         except Exception:
             log.exception("a job can't be sent")
             self._fail(uid)

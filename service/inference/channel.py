@@ -14,7 +14,8 @@ from service.inference.shelf import anonymous_file
 
 MOST_BYTES = 2**16  # of a message; a larger one goes as a file that lies in memory
 BUFFER_BYTES = 2**18  # as much as Linux gives unprivileged
-FULL = (errno.EAGAIN, errno.ENOBUFS)
+# Also of files on their way: as many as a process may have open.
+FULL = (errno.EAGAIN, errno.ENOBUFS, errno.ETOOMANYREFS)
 
 
 def channel() -> tuple[socket.socket, socket.socket]:
