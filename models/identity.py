@@ -46,6 +46,7 @@ class BackboneConfig:
     input_size: int | None = None  # pixels; default: the weights' own
     crop_pct: float | None = None  # as of Preprocessing; default: the weights' own
     runtime: Literal["auto", "openvino", "torch"] = "auto"  # auto: torch where there is CUDA, else OpenVINO
+    device: str | None = None  # as torch names it: cpu, cuda:1; default: the first with CUDA, or the CPU
     threads: int | None = None  # default: all cores
 
 

@@ -3,7 +3,6 @@
 A runtime serves one caller at a time. Importing this loads no torch.
 """
 
-import ctypes
 import json
 import os
 from collections.abc import Mapping
@@ -14,13 +13,14 @@ import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from models.arrays import FloatArray, UInt8Array
+from models.devices import CPU, chosen_devices
 from models.errors import BackboneMismatch, InvalidHead
 from models.head import Kind
 from models.identity import EMBEDDING, PIXELS, POOLED
 from models.openvino_runtime import OpenVinoRuntime
 from models.prepared import PreparedBackbone, Runtime
 
-__all__ = ["EMBEDDING", "HeadSession", "PreparedBackbone", "Runtime", "cuda_devices", "open_runtime"]
+__all__ = ["EMBEDDING", "HeadSession", "PreparedBackbone", "Runtime", "open_runtime"]
 
 FEATURE_MAP = "feature_map"  # what a tail calls its input, whatever stage it is of
 CLASSIFIERS: tuple[Kind, ...] = ("multiclass", "multilabel")
@@ -30,28 +30,17 @@ SMALL = 2**20  # bytes of a head whose session shall hold little: weights packed
 
 
 def open_runtime(prepared: PreparedBackbone) -> Runtime:
-    """Open the runtime that the config names; auto is torch where there is CUDA, else OpenVINO.
+    """Open the runtime that the config names; auto is torch on a CUDA device, else OpenVINO.
 
-    Raises: BackboneError: it can't run the backbone at the precision of its identity.
+    Raises: BackboneError: it can't run the backbone at the precision of its identity, or on this device.
     """
-    wanted = prepared.config.runtime
-    if wanted == "torch" or (wanted == "auto" and cuda_devices() > 0):
+    config = prepared.config
+    device = config.device or chosen_devices(config.runtime)[0]
+    if config.runtime == "torch" or device != CPU:
         from models.torch_runtime import TorchRuntime  # noqa: PLC0415 - torch costs seconds and 0.9 GB
 
-        return TorchRuntime(prepared)
+        return TorchRuntime(prepared, device)
     return OpenVinoRuntime(prepared)
-
-
-def cuda_devices() -> int:
-    """How many CUDA devices the driver sees, asked without loading torch."""
-    try:
-        driver = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return 0
-    count = ctypes.c_int(0)
-    if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
-        return 0
-    return count.value
 
 
 class HeadSession:

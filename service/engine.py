@@ -23,6 +23,7 @@ import litserve
 import structlog
 
 from models.arrays import FloatArray, UInt8Array
+from models.devices import CPU
 from models.errors import PolyheadError
 from models.identity import BackboneIdentity
 from service.errors import DeadlineExceeded, Overloaded, WorkerFailed
@@ -78,29 +79,47 @@ class Engine(Protocol):
 
 
 class Inference:
-    """The main process's side: starts and replaces the worker, and holds what outlives it."""
+    """The main process's side: starts and replaces workers, and holds what outlives them."""
 
     def __init__(
-        self, settings: Settings, identity: BackboneIdentity, backbone_file: Path, board: Board
+        self,
+        settings: Settings,
+        identity: BackboneIdentity,
+        backbone_file: Path,
+        board: Board,
+        devices: Sequence[str] = (CPU,),
     ) -> None:
+        """Args: devices: as torch names them; each has `workers_per_device` workers."""
         self.settings = settings
         self.identity = identity
         self.board = board
         self.shelf = Shelf(
             settings.api_processes, settings.max_queued_images, identity.preprocessing.pixel_bytes
         )
-        self._api = InferenceAPI(settings, identity, backbone_file, board, self.shelf)
-        # "cpu": LitServe's search for devices would import torch; the runtime does its own in the worker.
-        self._server = litserve.LitServer(self._api, accelerator="cpu", timeout=False, restart_workers=True)
+        self.workers = len(devices) * settings.workers_per_device
+        self._apis = [
+            InferenceAPI(settings, identity, backbone_file, board, self.shelf, worker=number)
+            for number in range(self.workers)
+        ]
+        # "cpu": LitServe's search for devices would import torch, and these are known.
+        self._server = litserve.LitServer(
+            self._apis[0],
+            accelerator="cpu",
+            workers_per_device=settings.workers_per_device,
+            timeout=False,
+            restart_workers=True,
+        )
+        self._server.devices = list(devices)
         channels = [channel() for _ in range(settings.api_processes)]
         self.ends = [mine for mine, _ in channels]  # of the API processes
-        self.exchange = Exchange([its for _, its in channels])  # the worker's
+        # The workers', all of them the same: who has time takes the next job, and the kernel gives it to one.
+        self.exchange = Exchange([its for _, its in channels])
         self._server.workers_setup_status = {}
         self._server.litapi_request_queues[PATH] = self._server._transport = self.exchange  # noqa: SLF001
 
-    def start_worker(self) -> BaseProcess:
-        """Start the worker, or one in the place of one that died; it is ready when the board says so."""
-        return self._server.launch_single_inference_worker(self._api, 0)  # type: ignore[no-any-return]
+    def start_worker(self, number: int) -> BaseProcess:
+        """Start a worker, or one in the place of one that died; it is ready when the board says so."""
+        return self._server.launch_single_inference_worker(self._apis[number], number)  # type: ignore[no-any-return]
 
     def close(self) -> None:
         """Let go of the channels; whoever still uses them has its own."""
@@ -121,7 +140,7 @@ class Waiting:
     """A job that has no answer yet."""
 
     job: Job
-    generation: int  # of the worker that was ready when it was queued
+    losses: int  # of workers, when it was queued
     queued_again: bool = False
     answer: Answer | PolyheadError | None = None
     answered: asyncio.Future[None] = field(default_factory=asyncio.Future)
@@ -139,7 +158,7 @@ class Waiting:
 
 
 class LitEngine:
-    """Sends the images of one API process to the worker and takes its answers."""
+    """Sends the images of one API process to the workers and takes their answers."""
 
     def __init__(self, inference: Inference, index: int) -> None:
         """Args: index: of the process, among those of HTTP."""
@@ -213,7 +232,7 @@ class LitEngine:
 
     async def alive(self) -> bool:
         """Send a probe through the worker; behind a long queue, the worker's progress counts instead."""
-        if self._board.silence_s > PROGRESS_S:
+        if self._board.least_silence_s > PROGRESS_S:
             return False
         now = time.monotonic()
         self._unanswered_since = self._unanswered_since or now
@@ -230,7 +249,7 @@ class LitEngine:
     async def _ask(self, job: Job) -> Answer | PolyheadError:
         """Queue one job and wait for its answer; a failure is a value, so that no sibling is left behind."""
         uid = next(self._uids)
-        waiting = self._waiting[uid] = Waiting(self._shelved(job), self._board.generation)
+        waiting = self._waiting[uid] = Waiting(self._shelved(job), self._board.losses)
         self._count(job.images)
         try:
             self._put(uid, waiting.job)
@@ -288,16 +307,17 @@ class LitEngine:
             self._sweep()
 
     def _sweep(self) -> None:
-        generation = self._board.generation
+        losses = self._board.losses
         for uid, waiting in list(self._waiting.items()):
             if waiting.over:
                 self._forget(uid)
-            elif waiting.generation < generation:
+            elif waiting.losses < losses:
                 if waiting.queued_again:  # two workers died of it, or beside it
                     self._fail(uid)
                     continue
-                # Perhaps it is still in the queue, perhaps the dead worker had it: the new one skips doubles.
-                waiting.generation, waiting.queued_again = generation, True
+                # Perhaps it is still in the queue, perhaps the dead worker had it, or another has it: whoever
+                # takes both skips the second, and of two answers the second comes too late.
+                waiting.losses, waiting.queued_again = losses, True
                 RESUBMITTED_JOBS.inc()
                 self._put(uid, waiting.job)
 

@@ -1,11 +1,12 @@
 """Every setting, typed, with its unit in its name; read once in `__main__` and passed on."""
 
 import ipaddress
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
 import platformdirs
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from models.identity import BackboneConfig
@@ -13,6 +14,16 @@ from models.identity import BackboneConfig
 Count = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0)]
 Bytes = Annotated[int, Field(ge=1)]
+
+AUTO = "auto"
+
+
+def _checked_devices(value: str) -> str:
+    if value != AUTO:
+        numbers = [int(each) if re.fullmatch("[0-9]{1,3}", each) else None for each in value.split(",")]
+        if None in numbers or len(set(numbers)) < len(numbers):
+            raise ValueError("it must be auto, or the numbers of CUDA devices, each once, such as 0,1")
+    return value
 
 
 class Settings(BaseSettings):
@@ -85,11 +96,21 @@ class Settings(BaseSettings):
     runtime: Literal["auto", "openvino", "torch"] = Field(
         "auto", description="What runs the backbone: auto is torch where there is CUDA, else OpenVINO."
     )
+    devices: Annotated[str, AfterValidator(_checked_devices)] = Field(
+        "auto",
+        description=(
+            "CUDA devices that inference workers run on, by number, such as 0,1; auto: all that the driver "
+            "shows, or the CPU where it shows none. Each worker has a backbone of its own."
+        ),
+    )
+    workers_per_device: Annotated[int, Field(ge=1, le=16)] = Field(
+        1, description="Inference workers of each device, or of the CPU, whose cores they share."
+    )
     inference_threads: int | None = Field(
-        None, ge=1, description="Of the inference worker; default: all cores."
+        None, ge=1, description="Of each inference worker; default: all cores, shared among workers."
     )
 
-    api_processes: Count = Field(1, description="HTTP processes; they share the one inference worker.")
+    api_processes: Count = Field(1, description="HTTP processes; they share the inference workers.")
     decode_threads: Count = Field(2, description="Of image decoding, in each HTTP process.")
     max_batch_size: Annotated[int, Field(ge=1, le=256)] = Field(8, description="Images in one backbone pass.")
     batch_window_ms: Annotated[float, Field(ge=0, le=100)] = Field(
@@ -100,7 +121,7 @@ class Settings(BaseSettings):
     )
     request_deadline_s: Seconds = Field(30.0, description="Seconds after which a prediction gets 504.")
     head_cache_entries: Count = Field(
-        1024, description="Heads, tails and networks of tasks held by the inference worker."
+        1024, description="Heads, tails and networks of tasks held by each inference worker."
     )
     head_cache_bytes: Bytes = Field(
         2 * 2**30, description="Bytes of them; beyond it the least used make room."
@@ -207,6 +228,11 @@ class Settings(BaseSettings):
     @property
     def resolved_key_peppers_file(self) -> Path:
         return self.key_peppers_file or self.data_dir.resolve() / "key-peppers"
+
+    @property
+    def device_numbers(self) -> tuple[int, ...] | None:
+        """Of CUDA devices; None: all there are."""
+        return None if self.devices == AUTO else tuple(int(each) for each in self.devices.split(","))
 
     @property
     def backbone_config(self) -> BackboneConfig:

@@ -12,29 +12,45 @@ from multiprocessing.sharedctypes import RawArray, RawValue
 class Board:
     """Made in the main process; forked and spawned children share it. Times are CLOCK_MONOTONIC seconds."""
 
-    def __init__(self, api_processes: int) -> None:
-        self._progress = RawValue(ctypes.c_double, time.monotonic())
-        self._generation = RawValue(ctypes.c_longlong, 0)
+    def __init__(self, api_processes: int, workers: int = 1) -> None:
+        self._progress = RawArray(ctypes.c_double, [time.monotonic()] * workers)
+        self._workers = RawArray(ctypes.c_int, workers)
+        self._losses = RawValue(ctypes.c_longlong, 0)
         self._draining = RawValue(ctypes.c_int, 0)
-        self._ready = RawArray(ctypes.c_int, api_processes)
+        self._apis = RawArray(ctypes.c_int, api_processes)
+
+    def worker_came(self, number: int) -> None:
+        """Said by the worker of this number, when it is ready."""
+        self.note_progress(number)
+        self._workers[number] = 1
+
+    def worker_went(self, number: int) -> None:
+        """Said by the main process when it is dead, again and again; one that was never ready had no jobs."""
+        if self._workers[number]:
+            self._workers[number] = 0
+            self._losses.value += 1
+
+    def has_worker(self, number: int) -> bool:
+        """Whether it is ready, and not known to be dead."""
+        return bool(self._workers[number])
 
     @property
-    def generation(self) -> int:
-        """How many workers have become ready so far, one after another; 0: none yet."""
-        return int(self._generation.value)
+    def losses(self) -> int:
+        """How many workers have died since the start that may have had jobs."""
+        return int(self._losses.value)
 
-    def worker_is_ready(self) -> None:
-        self.note_progress()
-        self._generation.value += 1
+    def note_progress(self, number: int) -> None:
+        """Said by a worker whenever it comes around its loop, with work or without."""
+        self._progress[number] = time.monotonic()
 
-    def note_progress(self) -> None:
-        """Said by the worker whenever it comes around its loop, with work or without."""
-        self._progress.value = time.monotonic()
+    def silence_s(self, number: int) -> float:
+        """Seconds since a worker last made progress."""
+        return max(0.0, time.monotonic() - float(self._progress[number]))
 
     @property
-    def silence_s(self) -> float:
-        """Seconds since the worker last made progress."""
-        return max(0.0, time.monotonic() - float(self._progress.value))
+    def least_silence_s(self) -> float:
+        """Of any worker."""
+        return min(self.silence_s(number) for number in range(len(self._workers)))
 
     @property
     def draining(self) -> bool:
@@ -44,9 +60,9 @@ class Board:
     def drain(self) -> None:
         self._draining.value = 1
 
-    def api_is_ready(self, index: int) -> None:
-        self._ready[index] = 1
+    def api_came(self, index: int) -> None:
+        self._apis[index] = 1
 
-    def is_ready(self, index: int) -> bool:
+    def has_api(self, index: int) -> bool:
         """Whether an API process has become ready in this place."""
-        return bool(self._ready[index])
+        return bool(self._apis[index])

@@ -1,4 +1,4 @@
-"""The inference worker: LitServe's one LitAPI with one backbone, and the loop that makes batches for it."""
+"""An inference worker: LitServe's one LitAPI with one backbone, and the loop that makes batches for it."""
 
 import math
 import os
@@ -14,7 +14,8 @@ import structlog
 from litserve import LitAPI
 from litserve.loops.base import LitLoop
 
-from models.identity import BackboneIdentity
+from models.devices import CPU
+from models.identity import BackboneConfig, BackboneIdentity
 from service.inference.batching import Job
 from service.inference.board import Board
 from service.inference.channel import Exchange
@@ -35,7 +36,7 @@ log = structlog.stdlib.get_logger(__name__)
 
 
 class InferenceAPI(LitAPI):  # type: ignore[misc]  # litserve has no types
-    """The one LitAPI: one worker process, one backbone, all tasks."""
+    """The one LitAPI: of a worker process, with one backbone, for all tasks."""
 
     def __init__(
         self,
@@ -44,7 +45,10 @@ class InferenceAPI(LitAPI):  # type: ignore[misc]  # litserve has no types
         backbone_file: Path,
         board: Board,
         shelf: Shelf,
+        *,
+        worker: int = 0,
     ) -> None:
+        """Args: worker: its number, on the board."""
         super().__init__(
             max_batch_size=settings.max_batch_size,
             batch_timeout=settings.batch_window_ms / 1000,
@@ -56,23 +60,24 @@ class InferenceAPI(LitAPI):  # type: ignore[misc]  # litserve has no types
         self.backbone_file = backbone_file
         self.board = board
         self.shelf = shelf
+        self.worker = worker
         self.main_pid = os.getpid()
 
-    def setup(self, device: str) -> None:  # noqa: ARG002  # the runtime finds its own
+    def setup(self, device: str) -> None:
         """Open the backbone and the blobs; runs in the worker, before its loop."""
         # Ctrl-C and systemd signal the whole group; the worker is needed until the last answer is out.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         take_name("polyhead-worker")
         die_with(self.main_pid)
-        configure_logging(self.settings.log_level, "worker")
+        configure_logging(self.settings.log_level, f"worker-{self.worker}")
         # Late, because the main process imports this module and needs none of them.
         from models.runtime import HeadSession, PreparedBackbone, open_runtime  # noqa: PLC0415
         from service.store.blobs import Blobs  # noqa: PLC0415
 
         runtime = open_runtime(
             PreparedBackbone(
-                identity=self.identity, onnx_path=self.backbone_file, config=self.settings.backbone_config
+                identity=self.identity, onnx_path=self.backbone_file, config=self._config(device)
             )
         )
         blobs = Blobs(self.settings.resolved_blob_url)
@@ -84,7 +89,15 @@ class InferenceAPI(LitAPI):  # type: ignore[misc]  # litserve has no types
             most_bytes=self.settings.head_cache_bytes,
         )
         self.trunk = Trunk(runtime.begin, self.identity.outputs)
-        self.board.worker_is_ready()
+        self.board.worker_came(self.worker)
+
+    def _config(self, device: str) -> BackboneConfig:
+        """Of this worker: its device, and on a CPU its part of the cores."""
+        config = replace(self.settings.backbone_config, device=device)
+        if device == CPU and config.threads is None and self.settings.workers_per_device > 1:
+            cores = os.cpu_count() or 1
+            config = replace(config, threads=max(1, cores // self.settings.workers_per_device))
+        return config
 
     def decode_request(self, request: Any) -> Any:
         """Only inspected by LitServe, for a route that is never served."""
@@ -136,7 +149,7 @@ class BatchLoop(LitLoop):  # type: ignore[misc]  # litserve has no types
             self._begun[1].wait_for_room()
         try:
             tickets, _ = self.get_batch_requests(lit_api, request_queue, transport)
-            lit_api.board.note_progress()
+            lit_api.board.note_progress(lit_api.worker)
             last = self._begun
             self._begun = (tickets, lit_api.begin([each.job for each in tickets])) if tickets else None
             if last is not None:
@@ -199,7 +212,9 @@ class BatchLoop(LitLoop):  # type: ignore[misc]  # litserve has no types
             # After the window what lies there is still taken: a full queue makes full batches.
             found = request_queue.get(end - time.monotonic())
             if found is None:
-                return None
+                if time.monotonic() >= end:
+                    return None
+                continue  # another worker was quicker
             sender, said = found
             uid: str
             job: Job

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
+from models.devices import CPU, chosen_devices
 from models.errors import PolyheadError
 from models.identity import BackboneIdentity
 from service.process import die_with, import_from_working_folder
@@ -44,11 +45,16 @@ class Prepared:
     identity: BackboneIdentity
     backbone_file: Path  # backbone.onnx
     runtime: str  # what runs it
+    devices: tuple[str, ...] = (CPU,)  # and where, as torch names them
 
     def to_json(self) -> str:
-        return json.dumps(
-            {"identity": self.identity.to_json(), "file": str(self.backbone_file), "runtime": self.runtime}
-        )
+        said = {
+            "identity": self.identity.to_json(),
+            "file": str(self.backbone_file),
+            "runtime": self.runtime,
+            "devices": self.devices,
+        }
+        return json.dumps(said)
 
     @classmethod
     def from_json(cls, text: str) -> "Prepared":
@@ -57,6 +63,7 @@ class Prepared:
             identity=BackboneIdentity.from_json(said["identity"]),
             backbone_file=Path(said["file"]),
             runtime=said["runtime"],
+            devices=tuple(said["devices"]),
         )
 
 
@@ -121,10 +128,16 @@ def prepare(settings: Settings) -> Prepared:
     from models.prepare import check_reference, prepare_backbone  # noqa: PLC0415 - for the child alone
     from models.runtime import open_runtime  # noqa: PLC0415
 
+    devices = chosen_devices(settings.runtime, settings.device_numbers)
     prepared = prepare_backbone(settings.backbone_config, settings.cache_dir)
     runtime = open_runtime(prepared)
     check_reference(runtime, prepared)
-    return Prepared(identity=prepared.identity, backbone_file=prepared.onnx_path, runtime=runtime.name)
+    return Prepared(
+        identity=prepared.identity,
+        backbone_file=prepared.onnx_path,
+        runtime=runtime.name,
+        devices=devices,
+    )
 
 
 def prepare_store(settings: Settings) -> None:

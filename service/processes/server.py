@@ -1,6 +1,6 @@
 """`polyhead serve`: one main process that starts the others, keeps them running, and ends them.
 
-    main ─┬─ worker      the backbone and the heads
+    main ─┬─ worker-0 …  the backbone and the heads
           ├─ api-0 …     HTTP, forked, on one listening socket
           └─ trainer-0 … runs
 
@@ -52,18 +52,22 @@ class Server:
     def __init__(self, settings: Settings, prepared: Prepared, make_app: MakeApp) -> None:
         self.settings = settings
         self.prepared = prepared
-        self.board = Board(settings.api_processes)
+        self.board = Board(settings.api_processes, len(prepared.devices) * settings.workers_per_device)
         self.stopping = False
         self.listener: socket.socket | None = None
-        self.inference = Inference(settings, prepared.identity, prepared.backbone_file, self.board)
+        self.inference = Inference(
+            settings, prepared.identity, prepared.backbone_file, self.board, prepared.devices
+        )
         self.app = make_app(settings, self._open_parts)
-        self.worker = Keeper("worker", self._start_worker, pause_s=PAUSE_S)
+        self.workers = [
+            Keeper(f"worker-{number}", partial(self.inference.start_worker, number), pause_s=PAUSE_S)
+            for number in range(self.inference.workers)
+        ]
         self.apis = [
             Keeper(f"api-{index}", partial(self._fork_api, index), pause_s=PAUSE_S)
             for index in range(settings.api_processes)
         ]
         self.trainers = [trainer(settings, number) for number in range(settings.trainers)]
-        self._generation_at_start = 0  # of the running worker; the board's is higher once it is ready
 
     def run(self) -> None:
         """Serve until SIGTERM or SIGINT.
@@ -86,14 +90,16 @@ class Server:
 
     def _start(self) -> None:
         take_name("polyhead")
-        self.worker.tick(time.monotonic())
-        self._wait_for(self.worker, lambda: self.board.generation > 0)
+        for each in self.workers:
+            each.tick(time.monotonic())
+        for number, worker in enumerate(self.workers):
+            self._wait_for(worker, partial(self.board.has_worker, number))
         if self.stopping:
             return
         self.listener = listen(self.settings.host, self.settings.port)
         for index, api in enumerate(self.apis):
             api.tick(time.monotonic())
-            self._wait_for(api, partial(self.board.is_ready, index))
+            self._wait_for(api, partial(self.board.has_api, index))
         if self.stopping:
             return
         for each in self.trainers:
@@ -112,19 +118,24 @@ class Server:
             time.sleep(0.02)
 
     def _tick(self) -> None:
-        now = time.monotonic()
-        self._end_hung_worker()
-        self.worker.tick(now)
+        self._tick_workers()
         if not self.stopping:
             for each in (*self.apis, *self.trainers):
-                each.tick(now)
+                each.tick(time.monotonic())
 
-    def _end_hung_worker(self) -> None:
+    def _tick_workers(self) -> None:
+        for number, worker in enumerate(self.workers):
+            if worker.process is not None and not worker.process.is_alive():
+                self.board.worker_went(number)
+            self._end_if_hung(number)
+            worker.tick(time.monotonic())
+
+    def _end_if_hung(self, number: int) -> None:
         """Kill a ready worker that has made no progress while two requests' deadlines passed."""
-        hung = self.board.silence_s > max(HUNG_S, 2 * self.settings.request_deadline_s)
-        if hung and self.board.generation > self._generation_at_start:
-            log.error("the worker hangs", silent_s=round(self.board.silence_s, 1))
-            self.worker.signal(signal.SIGKILL)
+        silent_s = self.board.silence_s(number)
+        if self.board.has_worker(number) and silent_s > max(HUNG_S, 2 * self.settings.request_deadline_s):
+            log.error("a worker hangs", name=self.workers[number].name, silent_s=round(silent_s, 1))
+            self.workers[number].signal(signal.SIGKILL)
 
     def _end(self) -> None:
         """Let what is in work finish, within `drain_s`, then end every process."""
@@ -137,17 +148,14 @@ class Server:
         while any(api.process is not None and api.process.is_alive() for api in self.apis):
             if time.monotonic() > deadline + END_S:
                 break
-            self.worker.tick(time.monotonic())  # its answers are still waited for
+            self._tick_workers()  # their answers are still waited for
             time.sleep(0.02)
         for each in (*self.apis, *self.trainers):
             each.end(deadline)
-        self.worker.signal(signal.SIGKILL)  # it holds nothing that matters
-        self.worker.end(time.monotonic() + END_S)
+        for worker in self.workers:
+            worker.signal(signal.SIGKILL)  # it holds nothing that matters
+            worker.end(time.monotonic() + END_S)
         self.inference.close()
-
-    def _start_worker(self) -> BaseProcess:
-        self._generation_at_start = self.board.generation
-        return self.inference.start_worker()
 
     def _fork_api(self, index: int) -> BaseProcess:
         process = get_context("fork").Process(
@@ -202,7 +210,7 @@ class Server:
                     runtime=self.prepared.runtime,
                 )
                 try:
-                    self.board.api_is_ready(index)
+                    self.board.api_came(index)
                     yield parts
                 finally:
                     parts.close()

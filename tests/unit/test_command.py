@@ -53,9 +53,17 @@ def test_help_imports_nothing_heavy():
             "POLYHEAD_DATABASE_URL: there is no driver",
         ),
         ("host", "no.such.host.invalid", "can't listen on no.such.host.invalid"),
+        ("devices", "cuda", "such as 0,1"),
+        ("devices", "", "such as 0,1"),
+        ("devices", "0,00", "each once"),
+        ("devices", "999", "no CUDA device 999"),
+        ("workers_per_device", "0", "POLYHEAD_WORKERS_PER_DEVICE"),
     ],
-    ids=["privileged-port", "no-number", "zero", "no-choice", "no-json", "no-url", "no-driver", "no-host"],
-)
+    ids=[
+        "privileged-port", "no-number", "zero", "no-choice", "no-json", "no-url", "no-driver", "no-host",
+        "no-devices", "empty-devices", "a-device-twice", "no-such-device", "no-worker",
+    ],
+)  # fmt: skip
 def test_a_wrong_setting_is_one_line_that_names_it(tmp_path, name, value, says):
     done = polyhead("serve", **{"data_dir": str(tmp_path), name: value})
     assert done.returncode == 2

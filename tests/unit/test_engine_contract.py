@@ -35,6 +35,7 @@ def test_the_private_parts_that_are_used_are_as_they_were():
         "self.workers_setup_status",
     ):
         assert given in launched
+    assert "return self.devices * wpd" in inspect.getsource(server._inference_workers_config_for_api)
     assert "return self.litapi_request_queues[api_path]" in inspect.getsource(server._get_request_queue)
 
 

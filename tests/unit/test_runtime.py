@@ -18,6 +18,7 @@ from timm.data import create_transform, resolve_data_config
 
 from models.averaging import averaged
 from models.backbone import build_backbone
+from models.devices import cuda_devices
 from models.errors import BackboneError, BackboneMismatch, InvalidHead
 from models.export import head_metadata, head_onnx
 from models.graph import embed
@@ -25,7 +26,7 @@ from models.head import LinearHead, answers
 from models.openvino_runtime import OpenVinoRuntime
 from models.prepare import BackboneConfig, prepare_backbone
 from models.preprocess import decode_image
-from models.runtime import HeadSession, cuda_devices, open_runtime
+from models.runtime import HeadSession, open_runtime
 from models.tail import Tail
 from models.torch_runtime import TorchRuntime
 from models.tuned_export import network_onnx
@@ -282,10 +283,6 @@ def test_the_runtime_can_be_chosen(tiny):
 
     assert runtime.name.startswith("torch")
     assert runtime.run(np.zeros((1, 32, 32, 3), np.uint8))["embedding"].shape == (1, 16)
-
-
-def test_a_driver_is_asked_for_cuda_without_torch():
-    assert cuda_devices() == torch.cuda.device_count()
 
 
 def test_threads_are_limited_when_asked(tiny):

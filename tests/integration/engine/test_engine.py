@@ -56,6 +56,11 @@ def sent(inference: Inference) -> list[tuple[str, Job]]:
     return [pickle.loads(said) for _, said in iter(lambda: inference.exchange.get(0), None)]
 
 
+def lose_worker(inference: Inference) -> None:
+    inference.board.worker_came(0)
+    inference.board.worker_went(0)
+
+
 async def outcome(awaitable) -> object:
     try:
         return await awaitable
@@ -70,7 +75,7 @@ def test_a_job_that_a_worker_took_with_it_is_sent_to_the_next_one(inference):
             request = asyncio.create_task(outcome(engine.submit(PIXELS)))
             await queued(engine)
             ((uid, _),) = sent(inference)  # that worker is no more
-            inference.board.worker_is_ready()
+            lose_worker(inference)
             await asyncio.sleep(0.5)
             (again,) = sent(inference)
             answer(inference, again[0])
@@ -87,7 +92,7 @@ def test_a_job_that_two_workers_died_of_fails(inference):
             request = asyncio.create_task(outcome(engine.submit(PIXELS)))
             await queued(engine)
             for _ in range(2):
-                inference.board.worker_is_ready()
+                lose_worker(inference)
                 await asyncio.sleep(0.5)
             return await request
 
@@ -189,7 +194,7 @@ def test_a_request_that_was_given_up_counts_until_its_job_is_through(inference):
 def test_behind_a_long_queue_the_workers_progress_counts_as_life(inference):
     async def run() -> bool:
         async with inference.engine(0) as engine:
-            inference.board.note_progress()
+            inference.board.note_progress(0)
             return await engine.alive()
 
     assert asyncio.run(run()) is True
@@ -200,9 +205,9 @@ def test_half_a_minute_without_progress_or_answers_is_death(inference, silent):
     async def run() -> bool:
         async with inference.engine(0) as engine:
             if silent == "worker":
-                inference.board._progress.value = time.monotonic() - 31
+                inference.board._progress[0] = time.monotonic() - 31
             else:
-                inference.board.note_progress()
+                inference.board.note_progress(0)
                 engine._unanswered_since = time.monotonic() - 31
             return await engine.alive()
 

@@ -24,7 +24,7 @@ def test_a_worker_that_cannot_open_the_backbone(tmp_path, prepared):
     """LitServe would start it again every two seconds."""
     code, log = ended(tmp_path, replace(prepared, backbone_file=tmp_path / "none.onnx"))
     assert code == 1
-    assert "the worker process could not start" in log
+    assert "the worker-0 process could not start" in log
     assert "none.onnx" in log
 
 
