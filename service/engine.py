@@ -110,10 +110,11 @@ class Inference:
             restart_workers=True,
         )
         self._server.devices = list(devices)
-        channels = [channel() for _ in range(settings.api_processes)]
+        channels, probes = ([channel() for _ in range(settings.api_processes)] for _ in range(2))
         self.ends = [mine for mine, _ in channels]  # of the API processes
+        self.probe_ends = [mine for mine, _ in probes]  # so too
         # The workers', all of them the same: who has time takes the next job, and the kernel gives it to one.
-        self.exchange = Exchange([its for _, its in channels])
+        self.exchange = Exchange([its for _, its in channels], urgent=[its for _, its in probes])
         self._server.workers_setup_status = {}
         self._server.litapi_request_queues[PATH] = self._server._transport = self.exchange  # noqa: SLF001
 
@@ -124,7 +125,7 @@ class Inference:
     def close(self) -> None:
         """Let go of the channels; whoever still uses them has its own."""
         self.exchange.close()
-        for end in self.ends:
+        for end in (*self.ends, *self.probe_ends):
             end.close()
 
     @contextlib.asynccontextmanager
@@ -168,6 +169,7 @@ class LitEngine:
         self._share = inference.shelf.share(index)
         self._end = inference.ends[index]
         self._sender = Sender(self._end)
+        self._probes = Sender(inference.probe_ends[index])
         self._waiting: dict[str, Waiting] = {}
         self._images = 0  # of the jobs in _waiting
         self._unanswered_since: float | None = None  # the first probe after the last answer
@@ -231,7 +233,7 @@ class LitEngine:
             STAGE_SECONDS.labels("total").observe(time.monotonic() - started)
 
     async def alive(self) -> bool:
-        """Send a probe through the worker; behind a long queue, the worker's progress counts instead."""
+        """Send a probe through a worker, ahead of the queue; during a long batch, progress counts instead."""
         if self._board.least_silence_s > PROGRESS_S:
             return False
         now = time.monotonic()
@@ -241,18 +243,21 @@ class LitEngine:
         )
         try:
             async with asyncio.timeout(PROBE_S):
-                return isinstance(await self._ask(job), Answer)
+                return isinstance(await self._ask(job, self._probes), Answer)
         except TimeoutError:
             since = self._unanswered_since
             return since is None or time.monotonic() - since < PROGRESS_S
 
-    async def _ask(self, job: Job) -> Answer | PolyheadError:
-        """Queue one job and wait for its answer; a failure is a value, so that no sibling is left behind."""
+    async def _ask(self, job: Job, sender: Sender | None = None) -> Answer | PolyheadError:
+        """Send one job and wait for its answer; a failure is a value, so that no sibling is left behind.
+
+        Args: sender: default: that of the queue.
+        """
         uid = next(self._uids)
         waiting = self._waiting[uid] = Waiting(self._shelved(job), self._board.losses)
         self._count(job.images)
         try:
-            self._put(uid, waiting.job)
+            self._put(uid, waiting.job, sender or self._sender)
             await waiting.answered
         finally:
             # Given up before its deadline (the client went away), a job still lies in the queue: it counts
@@ -268,10 +273,11 @@ class LitEngine:
         place = self._share.put(job.pixels)
         return job if place is None else replace(job, pixels=b"", place=place)
 
-    def _put(self, uid: str, job: Job) -> None:
+    def _put(self, uid: str, job: Job, sender: Sender) -> None:
         """Send a job on its way; one that can't be sent fails alone."""
         try:
-            if not self._sender.send(pickle.dumps((uid, job), protocol=5)):
+            all_gone = sender.send(pickle.dumps((uid, job), protocol=5))
+            if not all_gone and sender is self._sender:  # a probe goes with the next one
                 asyncio.get_running_loop().add_writer(self._end, self._flush)
         # Whatever it is, it is this job's alone: `_sweep` sends others after it.
         except Exception:
@@ -319,7 +325,7 @@ class LitEngine:
                 # takes both skips the second, and of two answers the second comes too late.
                 waiting.losses, waiting.queued_again = losses, True
                 RESUBMITTED_JOBS.inc()
-                self._put(uid, waiting.job)
+                self._put(uid, waiting.job, self._sender)
 
     def _fail(self, uid: str) -> None:
         waiting = self._waiting.get(uid)

@@ -9,6 +9,7 @@ import os
 import select
 import socket
 from collections import deque
+from collections.abc import Sequence
 
 from service.inference.shelf import anonymous_file
 
@@ -89,15 +90,16 @@ def receive(end: socket.socket) -> bytes | None:
 class Exchange:
     """The worker's side: jobs from all API processes in turn, and the answers back to each."""
 
-    def __init__(self, ends: list[socket.socket]) -> None:
-        """Args: ends: one for each API process, in their order."""
+    def __init__(self, ends: list[socket.socket], urgent: Sequence[socket.socket] = ()) -> None:
+        """Args: ends: one for each API process, in their order; urgent: so too, for what goes ahead."""
         self._ends = ends
+        self._urgent = list(urgent)
         self._senders = [Sender(end) for end in ends]
         self._full = set[int]()  # whose answers wait for room
         self._next = 0  # who is looked at first
 
-    def __reduce__(self) -> tuple[type["Exchange"], tuple[list[socket.socket]]]:
-        return Exchange, (self._ends,)  # what is spawned begins with nothing unsent
+    def __reduce__(self) -> tuple[type["Exchange"], tuple[list[socket.socket], list[socket.socket]]]:
+        return Exchange, (self._ends, self._urgent)  # what is spawned begins with nothing unsent
 
     def get(self, wait_s: float) -> tuple[int, bytes] | None:
         """A message, and whose it is; None: none came, or there is room again for answers."""
@@ -105,7 +107,7 @@ class Exchange:
         found = self._look()
         if found is None and wait_s > 0:
             full = [self._ends[index] for index in self._full]
-            select.select(self._ends, full, [], wait_s)
+            select.select([*self._urgent, *self._ends], full, [], wait_s)
             found = self._look()
         return found
 
@@ -115,10 +117,14 @@ class Exchange:
             self._full.add(index)
 
     def close(self) -> None:
-        for end in self._ends:
+        for end in (*self._ends, *self._urgent):
             end.close()
 
     def _look(self) -> tuple[int, bytes] | None:
+        for index, end in enumerate(self._urgent):
+            message = receive(end)
+            if message is not None:
+                return index, message
         for offset in range(len(self._ends)):
             index = (self._next + offset) % len(self._ends)
             message = receive(self._ends[index])

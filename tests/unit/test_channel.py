@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import signal
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -117,6 +118,22 @@ def test_api_processes_take_turns(open_channel):
             Sender(mine).send(b"")
     taken = [found[0] for found in iter(lambda: exchange.get(0), None)]
     assert taken == [0, 1, 2, 0, 1, 0]
+
+
+def test_what_is_urgent_goes_ahead(open_channel):
+    (mine, its), (urgent, its_urgent) = open_channel(), open_channel()
+    exchange = Exchange([its], urgent=[its_urgent])
+    for end, message in ((mine, b"first"), (mine, b"second"), (urgent, b"urgent")):
+        Sender(end).send(message)
+    assert [exchange.get(0) for _ in range(4)] == [(0, b"urgent"), (0, b"first"), (0, b"second"), None]
+
+
+def test_what_is_urgent_ends_a_wait(open_channel):
+    (_, its), (urgent, its_urgent) = open_channel(), open_channel()
+    later = threading.Timer(0.1, urgent.send, [b"urgent"])
+    later.start()
+    assert Exchange([its], urgent=[its_urgent]).get(30) == (0, b"urgent")
+    later.join()
 
 
 def take_for_ever(exchange: Exchange) -> None:

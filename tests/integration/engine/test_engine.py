@@ -191,7 +191,25 @@ def test_a_request_that_was_given_up_counts_until_its_job_is_through(inference):
     assert asyncio.run(run()) == (1, 0)
 
 
-def test_behind_a_long_queue_the_workers_progress_counts_as_life(inference):
+def test_a_probe_goes_ahead_of_the_queue(inference):
+
+    async def run() -> tuple[int, bool]:
+        async with inference.engine(0) as engine:
+            requests = [asyncio.create_task(outcome(engine.submit(PIXELS))) for _ in range(100)]
+            await queued(engine)
+            alive = asyncio.create_task(engine.alive())
+            await asyncio.sleep(0.1)
+            uid, job = sent(inference)[0]
+            answer(inference, uid)
+            said = await alive
+            for each in requests:
+                each.cancel()
+            return job.images, said
+
+    assert asyncio.run(run()) == (0, True)
+
+
+def test_behind_a_long_batch_the_workers_progress_counts_as_life(inference):
     async def run() -> bool:
         async with inference.engine(0) as engine:
             inference.board.note_progress(0)
