@@ -14,10 +14,11 @@ import numpy as np
 from bench.photos import OpenPhotos, Photos
 from bench.processes import answer, orders
 from models.arrays import UInt8Array
+from models.head_session import HeadSession
 from models.identity import BackboneConfig
 from models.prepare import prepare_backbone
 from models.preprocess import decode_image
-from models.runtime import HeadSession, open_runtime
+from models.runtime import open_runtime
 
 MAX_PIXELS = 50_000_000
 

@@ -6,6 +6,7 @@ PolyheadError
 │   └── ImageTooLarge       more pixels than the cap
 ├── BackboneError           the network can't be built, loaded or run
 │   ├── ReferenceMismatch   start-up embeddings are off their recorded reference
+│   ├── DeviceLost          its device takes no work of this process any more
 │   └── NoTail              the network can't be split where a tail would begin
 ├── BackboneMismatch        a head fitted on another backbone's features
 ├── InvalidHead             a head file that is damaged or not ours
@@ -52,6 +53,10 @@ class ImageTooLarge(InvalidImage):
 
 class BackboneError(PolyheadError):
     """One line that names the backbone and what is wrong with it."""
+
+
+class DeviceLost(BackboneError):
+    """A new process can open the device again."""
 
 
 class ReferenceMismatch(BackboneError):

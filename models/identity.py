@@ -13,7 +13,7 @@ AS_IT_IS = "as it is"  # the view of an image that is no flip of it
 
 LARGEST = 2**31 - 2**20  # bytes of one ONNX file, which is one protobuf message, less some for a head
 
-Precision = Literal["fp32", "bf16"]
+Precision = Literal["fp32", "bf16", "fp16"]
 Interpolation = Literal["bicubic", "bilinear", "nearest", "lanczos"]
 CropMode = Literal["center", "squash"]
 

@@ -9,13 +9,13 @@ import openvino
 
 from models.arrays import FloatArray, UInt8Array
 from models.errors import BackboneError
-from models.identity import EMBEDDING
+from models.identity import EMBEDDING, Precision
 from models.prepared import PreparedBackbone, check_outputs
 
 MOST_COMPILED = 8  # sets of outputs that a graph is compiled for; beyond them it computes all
 MOST_STREAMS = 4  # parts of a batch that pass the graph side by side
 PART_ROWS = 2  # of a part, at most; one at a time costs more again
-_PRECISION = {"fp32": "f32", "bf16": "bf16"}
+_PRECISION: dict[Precision, str] = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
 
 
 class OpenVinoRuntime:
@@ -85,7 +85,7 @@ class OpenVinoRuntime:
         if got != wanted:
             raise BackboneError(
                 f"backbone {self.identity.name}: {self.identity.precision} was asked for "
-                f"and this CPU runs {got}; choose the other precision"
+                f"and OpenVINO runs {got} on this CPU; choose another precision"
             )
         return compiled
 

@@ -37,14 +37,14 @@ class Deferred:
     def __init__(self, run: Callable[[], dict[str, FloatArray]]) -> None:
         self._run = run
         self._made: dict[str, FloatArray] | None = None
-        self._error: BackboneError | None = None
+        self._error: Exception | None = None
 
     def wait_for_room(self) -> None:
         if self._made is None and self._error is None:
             try:
                 self._made = self._run()
-            except BackboneError as error:
-                self._error = error  # for `outputs` to tell
+            except Exception as error:  # noqa: BLE001  # whatever it is, `outputs` tells it
+                self._error = error
 
     def outputs(self) -> dict[str, FloatArray]:
         self.wait_for_room()

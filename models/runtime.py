@@ -1,160 +1,23 @@
-"""What runs the exported graphs: the backbone on OpenVINO (CPU) or torch (CUDA), tasks' own on ONNX Runtime.
+"""What runs a backbone: OpenVINO on a CPU, torch on CUDA. Importing this loads no torch."""
 
-A runtime serves one caller at a time. Importing this loads no torch.
-"""
-
-import json
-import os
-from collections.abc import Mapping
-from typing import Any
-
-import numpy as np
-import onnxruntime
-from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
-
-from models.arrays import FloatArray, UInt8Array
 from models.devices import CPU, chosen_devices
-from models.errors import BackboneMismatch, InvalidHead
-from models.head import Kind
-from models.identity import EMBEDDING, PIXELS, POOLED
+from models.identity import EMBEDDING
 from models.openvino_runtime import OpenVinoRuntime
 from models.prepared import PreparedBackbone, Runtime
 
-__all__ = ["EMBEDDING", "HeadSession", "PreparedBackbone", "Runtime", "open_runtime"]
-
-FEATURE_MAP = "feature_map"  # what a tail calls its input, whatever stage it is of
-CLASSIFIERS: tuple[Kind, ...] = ("multiclass", "multilabel")
-MOST_ROWS = 4  # of a network in one run: more are no faster, and hold more memory
-MOST_THREADS = 4  # of one network: every one that is held has its own, which wait without spinning
-SMALL = 2**20  # bytes of a head whose session shall hold little: weights packed for the CPU double it
+__all__ = ["EMBEDDING", "PreparedBackbone", "Runtime", "open_runtime"]
 
 
 def open_runtime(prepared: PreparedBackbone) -> Runtime:
-    """Open the runtime that the config names; auto is torch on a CUDA device, else OpenVINO.
+    """Open the runtime that the config names; auto is torch on a CUDA device and for fp16, else OpenVINO.
 
     Raises: BackboneError: it can't run the backbone at the precision of its identity, or on this device.
     """
     config = prepared.config
     device = config.device or chosen_devices(config.runtime)[0]
-    if config.runtime == "torch" or device != CPU:
+    fits_torch = device != CPU or prepared.identity.precision == "fp16"  # which OpenVINO has on few CPUs
+    if config.runtime == "torch" or (config.runtime == "auto" and fits_torch):
         from models.torch_runtime import TorchRuntime  # noqa: PLC0415 - torch costs seconds and 0.9 GB
 
         return TorchRuntime(prepared, device)
     return OpenVinoRuntime(prepared)
-
-
-class HeadSession:
-    """What a task has of its own, on ONNX Runtime: a head, a tail with its head, or a whole network.
-
-    A ten-class head: 91 KB, and 0.2 ms to open; about 20 µs a run. A network (the default backbone's, a file
-    of 12.9 MB): 14 MB, and 61 MB more while it runs. OpenVINO holds 110 MB of each and is no faster: 107-114
-    images for a core's second at any batch size, against 115-117 here at 4 rows or fewer (and 85 at 8),
-    measured in turns on one core.
-
-    Args:   data: the bytes of head.onnx.
-            backbone_digest: of the backbone whose outputs, or whose preprocessing, it will get.
-            output: which of them: the embedding, the stage where a tail begins, or PIXELS.
-            threads: of a network, MOST_THREADS at most; default: as many as cores. Heads and tails have one.
-    Raises: BackboneMismatch: fitted on another backbone's. InvalidHead: damaged, no head of ours, or of
-            another output.
-    """
-
-    def __init__(
-        self, data: bytes, backbone_digest: str, output: str = EMBEDDING, *, threads: int | None = None
-    ) -> None:
-        wanted = min(threads or os.cpu_count() or 1, MOST_THREADS)
-        light = output in {EMBEDDING, POOLED} and len(data) < SMALL
-        self._session = _session(data, wanted if output == PIXELS else 1, light=light)
-        metadata = self._session.get_modelmeta().custom_metadata_map
-        fitted_on = metadata.get("backbone_digest")
-        outputs = {output.name for output in self._session.get_outputs()}
-        inputs = self._session.get_inputs()
-        scores = outputs & {"probabilities", "value"}
-        consumes = metadata.get("backbone_output", EMBEDDING)
-        self._input = consumes if consumes in {EMBEDDING, PIXELS} else FEATURE_MAP
-        if fitted_on is None or [each.name for each in inputs] != [self._input] or len(scores) != 1:
-            raise InvalidHead("it has not the inputs, outputs and metadata of a head")
-        if fitted_on != backbone_digest:
-            raise BackboneMismatch(fitted_on=fitted_on, serving=backbone_digest)
-        if consumes != output:
-            raise InvalidHead(f"it takes {consumes!r} of the backbone, and its version says {output!r}")
-        self._outputs = outputs
-        self._output = scores.pop()
-        self._rows = _rows_at_once(metadata) if output == PIXELS else None
-        said = metadata.get("kind")
-        self.kind: Kind | None = (
-            "regression"
-            if self._output == "value"
-            else next((known for known in CLASSIFIERS if known == said), None)
-        )
-        self.labels: tuple[str, ...] = tuple(json.loads(metadata.get("labels", "[]")))
-        self.size = len(data)  # bytes; what a network holds is 1.1 times as much
-
-    def run(self, inputs: FloatArray | UInt8Array) -> FloatArray:
-        """Answer each row.
-
-        Args:    inputs: (N, D) or (N, *stage shape) float32; of a network (N, H, W, C) uint8.
-        Returns: (N, C) probabilities or (N, 1) values, float32.
-        Raises:  InvalidHead: they have another shape than it was fitted on.
-        """
-        return self._infer(self._output, inputs)
-
-    def logits(self, inputs: FloatArray | UInt8Array) -> FloatArray:
-        """As `run`, before softmax or sigmoid: what can be averaged over views; a value is as it is.
-
-        Raises: InvalidHead: also of a file that has them not.
-        """
-        if self._output == "value":
-            return self.run(inputs)
-        if "logits" not in self._outputs or self.kind is None:
-            raise InvalidHead("it gives no logits of a known kind, which a mean over views is taken of")
-        return self._infer("logits", inputs)
-
-    def _infer(self, output: str, inputs: FloatArray | UInt8Array) -> FloatArray:
-        step = self._rows or max(1, len(inputs))
-        try:
-            parts = [
-                self._session.run([output], {self._input: inputs[start : start + step]})[0]
-                for start in range(0, max(1, len(inputs)), step)
-            ]
-        except _ORT_ERRORS as error:
-            what = {EMBEDDING: "embeddings", PIXELS: "pixels"}.get(self._input, "feature maps")
-            raise InvalidHead(f"it refuses {what} of shape {inputs.shape}") from error
-        return np.asarray(parts[0] if len(parts) == 1 else np.concatenate(parts), dtype=np.float32)
-
-
-def _session(data: bytes, threads: int, *, light: bool) -> Any:
-    """Args: light: hold little, rather than run many rows fast. Raises: InvalidHead."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.enable_cpu_mem_arena = False  # a thousand heads, each with an arena, would hold gigabytes
-    options.log_severity_level = 4
-    if light:  # of ten classes 91 instead of 161 KB, opened in 0.2 instead of 0.5 ms, and as fast for a row
-        options.enable_mem_pattern = False
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        options.add_session_config_entry("session.disable_prepacking", "1")
-    # threads that wait for work by spinning would take the backbone's cores
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    try:
-        return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-    except _ORT_ERRORS as error:
-        raise InvalidHead("it is no ONNX model that can be run") from error
-
-
-def _rows_at_once(metadata: Mapping[str, str]) -> int:
-    """Of a network's run, which makes `passes` over each row where it averages over flips."""
-    passes = metadata.get("passes", "1")
-    return max(1, MOST_ROWS // int(passes)) if passes.isdecimal() and int(passes) else 1
-
-
-_ORT_ERRORS = (
-    ort_errors.Fail,
-    ort_errors.InvalidArgument,
-    ort_errors.InvalidGraph,
-    ort_errors.InvalidProtobuf,
-    ort_errors.NotImplemented,
-    ort_errors.RuntimeException,
-    RuntimeError,
-    ValueError,
-)

@@ -18,8 +18,8 @@ from models.backbone import Backbone
 from models.export import checked, output_names
 from models.graph import PixelGraph, traced
 from models.head import LinearHead, answers
+from models.head_session import FEATURE_MAP
 from models.identity import AS_IT_IS, PIXELS
-from models.runtime import FEATURE_MAP
 from models.tail import Tail
 from models.views import flipped
 

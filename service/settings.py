@@ -83,7 +83,9 @@ class Settings(BaseSettings):
     weights: Path | None = Field(
         None, description="Local weights (.safetensors or .pth); default: the package or the hub."
     )
-    precision: Literal["fp32", "bf16"] = Field("fp32", description="Of the backbone; part of its digest.")
+    precision: Literal["fp32", "bf16", "fp16"] = Field(
+        "fp32", description="Of the backbone; part of its digest. fp16 is for CUDA, and slow elsewhere."
+    )
     input_size: int | None = Field(
         None, ge=16, le=2048, description="Pixels; default: the weights' own. Part of the backbone's digest."
     )

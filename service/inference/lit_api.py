@@ -10,12 +10,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import structlog
 from litserve import LitAPI
 from litserve.loops.base import LitLoop
 
 from models.devices import CPU
+from models.errors import DeviceLost
 from models.identity import BackboneConfig, BackboneIdentity
+from models.prepared import Runtime
 from service.inference.batching import Job
 from service.inference.board import Board
 from service.inference.channel import Exchange
@@ -72,7 +75,8 @@ class InferenceAPI(LitAPI):  # type: ignore[misc]  # litserve has no types
         die_with(self.main_pid)
         configure_logging(self.settings.log_level, f"worker-{self.worker}")
         # Late, because the main process imports this module and needs none of them.
-        from models.runtime import HeadSession, PreparedBackbone, open_runtime  # noqa: PLC0415
+        from models.head_session import HeadSession  # noqa: PLC0415
+        from models.runtime import PreparedBackbone, open_runtime  # noqa: PLC0415
         from service.store.blobs import Blobs  # noqa: PLC0415
 
         runtime = open_runtime(
@@ -84,12 +88,26 @@ class InferenceAPI(LitAPI):  # type: ignore[misc]  # litserve has no types
         digest = self.identity.digest
         self.heads = HeadCache(
             blobs.get,
-            lambda data, output: HeadSession(data, digest, output, threads=self.settings.inference_threads),
+            lambda data, output: HeadSession(
+                data, digest, output, threads=self.settings.inference_threads, device=device
+            ),
             capacity=self.settings.head_cache_entries,
             most_bytes=self.settings.head_cache_bytes,
         )
+        if device != CPU:
+            self._warm(runtime)
         self.trunk = Trunk(runtime.begin, self.identity.outputs)
         self.board.worker_came(self.worker)
+
+    def _warm(self, runtime: Runtime) -> None:
+        """Have graphs captured for all batches that will come, before anybody waits for one."""
+        from models.cuda import buckets  # noqa: PLC0415
+
+        declared = self.identity.preprocessing
+        for rows in buckets(self.settings.max_batch_size):
+            runtime.run(
+                np.zeros((rows, declared.input_size, declared.input_size, declared.channels), np.uint8)
+            )
 
     def _config(self, device: str) -> BackboneConfig:
         """Of this worker: its device, and on a CPU its part of the cores."""
@@ -156,6 +174,9 @@ class BatchLoop(LitLoop):  # type: ignore[misc]  # litserve has no types
                 self._answer(*last, transport)
         except OSError as error:
             log.warning("the API processes can't be reached", error=str(error))
+            raise SystemExit(1) from error
+        except DeviceLost as error:  # the jobs are queued again for the worker that comes next
+            log.error("the device is lost", error=str(error))  # noqa: TRY400 - its message says it all
             raise SystemExit(1) from error
 
     def _answer(self, tickets: Sequence[Ticket], batch: Batch, transport: Exchange) -> None:

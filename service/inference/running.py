@@ -8,7 +8,7 @@ import numpy as np
 import structlog
 
 from models.arrays import FloatArray, UInt8Array
-from models.errors import BackboneError, InvalidHead, PolyheadError
+from models.errors import BackboneError, DeviceLost, InvalidHead, PolyheadError
 from models.head import Kind, answers
 from models.identity import AS_IT_IS, EMBEDDING, PIXELS
 from models.prepared import Pass
@@ -164,7 +164,9 @@ class _Group:
             begun = self._begin(parts)
             yield begun
             features = begun.outputs()
-        # Whatever the runtime throws, the requests of this batch are answered and the next batch is tried.
+        except DeviceLost:  # no later batch would be answered either
+            raise
+        # Whatever else the runtime throws, the requests of this batch are answered and the next is tried.
         except Exception as error:
             log.exception("the backbone failed on a batch", images=self._count(parts))
             failure = BackboneError(f"the backbone failed on the batch that held this image: {error}")

@@ -27,10 +27,11 @@ from models.export import (
     stamped,
 )
 from models.head import LinearHead, answers
+from models.head_session import HeadSession
 from models.identity import PIXELS, BackboneIdentity
 from models.prepare import check_reference, prepare_backbone
 from models.preprocess import DecodedImage, decode_image, perceptual_hash
-from models.runtime import HeadSession, PreparedBackbone, Runtime, open_runtime
+from models.runtime import PreparedBackbone, Runtime, open_runtime
 from models.strategies.head import PREVIOUS, fit_head
 from models.strategies.options import AdamHeadOptions, HeadOptions
 from models.views import flipped

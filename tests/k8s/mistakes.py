@@ -148,7 +148,7 @@ MISTAKES = {
     ),
     "a variable of nobody's": Mistake(put(Objects.settings, "DEBUG", "1"), "DEBUG is no setting"),
     "a value that the setting doesn't take": Mistake(
-        put(Objects.settings, "POLYHEAD_PRECISION", "fp16"), "Input should be 'fp32' or 'bf16'"
+        put(Objects.settings, "POLYHEAD_PRECISION", "int4"), "Input should be 'fp32', 'bf16' or 'fp16'"
     ),
     "a ConfigMap that isn't there": Mistake(
         put(lambda all_: all_.container()["envFrom"][0]["configMapRef"], "name", "polyhead"),

@@ -44,7 +44,7 @@ def test_help_imports_nothing_heavy():
         ("port", "80", "POLYHEAD_PORT: Input should be greater than or equal to 1024"),
         ("port", "eight", "POLYHEAD_PORT: Input should be a valid integer"),
         ("max_batch_size", "0", "POLYHEAD_MAX_BATCH_SIZE: Input should be greater than or equal to 1"),
-        ("precision", "int4", "POLYHEAD_PRECISION: Input should be 'fp32' or 'bf16'"),
+        ("precision", "int4", "POLYHEAD_PRECISION: Input should be 'fp32', 'bf16' or 'fp16'"),
         ("allow_origins", "not JSON", "allow_origins"),
         ("database_url", "postgres", "POLYHEAD_DATABASE_URL: not an SQLAlchemy URL"),
         (

@@ -11,7 +11,7 @@ import re
 import numpy as np
 from models.export import head_onnx
 from models.head import LinearHead
-from models.runtime import HeadSession
+from models.head_session import HeadSession
 
 def resident_kb():
     return int(re.search(r"VmRSS:\\s+(\\d+)", open("/proc/self/status").read())[1])

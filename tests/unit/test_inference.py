@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from models.errors import DeviceLost
 from models.identity import BackboneIdentity, Preprocessing
 from models.prepared import Deferred
 from service.inference.batching import HeadRef, Job
@@ -248,6 +249,22 @@ def test_a_device_that_holds_up_its_caller_does_not_hold_up_the_last_batchs_answ
         worker.loop.run(worker.api, "cpu", 0, worker.jobs.exchange, worker.jobs.exchange, {}, None)
     assert events == ["run 4, answered []", "run 3, answered ['4']"]
     assert worker.jobs.answered() == ["3"]
+
+
+@pytest.mark.parametrize("when", ["begin", "end"])
+def test_a_worker_whose_device_is_lost_ends_and_leaves_its_jobs_to_the_next(tmp_path, when):
+    worker = Worker(tmp_path, patience_s=30)
+
+    def lose() -> dict[str, np.ndarray]:
+        raise DeviceLost("backbone none: CUDA error: unspecified launch failure")
+
+    worker.api.trunk = Trunk(
+        lambda *_: lose() if when == "begin" else Deferred(lose), frozenset({"embedding"})
+    )
+    worker.jobs.put(ticket("first"))
+    with pytest.raises(SystemExit):
+        worker.turn()
+    assert worker.sent == []
 
 
 def test_no_answer_waits_for_a_batch_to_fill_behind_it(tmp_path):

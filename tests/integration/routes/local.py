@@ -11,10 +11,11 @@ from starlette.testclient import TestClient
 
 from models.arrays import FloatArray, UInt8Array
 from models.errors import PolyheadError
+from models.head_session import HeadSession
 from models.identity import BackboneIdentity
 from models.prepare import PreparedBackbone
 from models.prepared import Pass
-from models.runtime import HeadSession, Runtime
+from models.runtime import Runtime
 from service.app import create_app
 from service.inference.batching import Answer, HeadRef, Job, joined, split
 from service.inference.heads import HeadCache

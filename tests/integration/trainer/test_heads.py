@@ -6,7 +6,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from models.runtime import HeadSession
+from models.head_session import HeadSession
 from models.strategies.options import AdamHeadOptions, HeadOptions
 from service.trainer.gathering import dataset_of, embeddings_of, take_snapshot
 from tests.integration.trainer.tasks import add, coloured, colours, new_task, picture, queue_training

@@ -2,11 +2,13 @@
 
 import threading
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 
 from models.strategies.options import LastBlockOptions, StagesOptions
+from service.trainer.child import Child
+from service.trainer.jobs import WARM
 from service.trainer.worker import work_on
 from tests.integration.trainer.tasks import add, colours, new_task, queue_training
 
@@ -42,6 +44,20 @@ def test_a_tail_becomes_a_version_in_production(bench, work, task):
         "loading", "embedding", "mapping", "fitting", "exporting", "publishing"
     }  # fmt: skip
     assert left_over(bench) == []
+
+
+def test_a_tail_is_fitted_and_exported_beside_a_backbone_on_torch(bench, work, task):
+    """As on CUDA: one process runs the backbone on torch, and then exports for the first time."""
+    on_torch = replace(bench.backbone, config=replace(bench.backbone.config, runtime="torch"))
+    child = Child(WARM, on_torch)
+    for name, value in (("backbone", on_torch), ("child", child)):
+        object.__setattr__(bench, name, value)
+    try:
+        queue(bench, task, epochs=1)
+        run = work()
+        assert run.state == "succeeded", run.error
+    finally:
+        child.close()
 
 
 def test_a_head_on_all_stages_becomes_a_version_in_production(bench, work, task):

@@ -11,9 +11,10 @@ import onnxruntime
 import pytest
 
 from models.export import model_onnx
+from models.head_session import HeadSession
 from models.prepare import prepare_backbone
 from models.preprocess import decode_image
-from models.runtime import HeadSession, open_runtime
+from models.runtime import open_runtime
 from service.errors import UnknownTask
 from service.store.keys import task_prefix
 from service.store.records import DEFAULT_TENANT, PRODUCTION
