@@ -211,6 +211,19 @@ def started(scale: Scale, pools: dict[str, Photos], folder: Path, cache: Path) -
         )
 
 
+@contextlib.contextmanager
+def second_polyhead(
+    run: Contenders, data_dir: Path, cache: Path, *, name: str = "polyhead", **more: object
+) -> Iterator[Polyhead]:
+    """One more polyhead, ready, without trainers and with every photo to come. Args: more: settings."""
+    port = free_port()
+    starting = serve_polyhead(run.scale, port, data_dir, cache, run.folder, trainers=0, **more)
+    with starting as serving:
+        wait_for_http(serving, f"http://127.0.0.1:{port}/readyz")
+        pools = {kind: Pool(pool.photos) for kind, pool in run.polyhead.pools.items()}
+        yield Polyhead(name, port, serving, run.polyhead.client, pools, run.polyhead.path)
+
+
 def serve_polyhead(
     scale: Scale, port: int, data_dir: Path, cache: Path, folder: Path, **more: object
 ) -> contextlib.AbstractContextManager[Running]:

@@ -2,10 +2,9 @@
 
 from pathlib import Path
 
-from bench.contenders import Contenders, Polyhead, Pool, serve_polyhead
+from bench.contenders import Contenders, second_polyhead
 from bench.heads import task_name
 from bench.many_tasks import Measured
-from bench.processes import free_port, wait_for_http
 from bench.rows import Row, percentile, ratios
 
 HELD = 0.1  # of the tasks' heads
@@ -14,16 +13,11 @@ HELD = 0.1  # of the tasks' heads
 def evictions(run: Contenders, cache: Path) -> list[Row]:
     """Requests spread evenly over all tasks, on a server of its own that may hold a tenth of their heads."""
     scale, tasks = run.scale, max(run.scale.tasks)
-    port, held = free_port(), max(1, int(HELD * tasks))
+    held = max(1, int(HELD * tasks))
     # The tasks are those of the other polyhead, which is idle meanwhile.
-    starting = serve_polyhead(
-        scale, port, run.folder / "data", cache, run.folder, trainers=0, head_cache_entries=held
-    )
+    starting = second_polyhead(run, run.folder / "data", cache, head_cache_entries=held)
     one, many = Measured(), Measured()
-    with run.plain.running.frozen(), starting as started:
-        wait_for_http(started, f"http://127.0.0.1:{port}/readyz")
-        pools = {name: Pool(pool.photos) for name, pool in run.polyhead.pools.items()}
-        server = Polyhead("polyhead", port, started, run.polyhead.client, pools, run.polyhead.path)
+    with run.plain.running.frozen(), starting as server:
         paths = [f"/v1/tasks/{task_name(number)}/predict" for number in range(tasks)]
         server.load(scale.lone)
         for turn in range(scale.task_rounds):

@@ -5,11 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.contenders import Contenders, HttpServer, Polyhead, Pool, serve_polyhead
+from bench.contenders import Contenders, HttpServer, second_polyhead
 from bench.heads import publish_tasks
 from bench.limit import embed
 from bench.photos import JPEG_640
-from bench.processes import free_port, wait_for_http
 from bench.rows import Row, ratios
 from models.arrays import FloatArray
 from models.errors import BackboneError
@@ -20,7 +19,7 @@ ROUNDS = 3
 
 def precision(run: Contenders, cache: Path) -> list[Row]:
     """Saturated, in turns with fp32 and with plain LitServe; nothing where the CPU has no bf16."""
-    scale, port, folder = run.scale, free_port(), run.folder / "data-bf16"
+    scale, folder = run.scale, run.folder / "data-bf16"
     pool = run.polyhead.pools[JPEG_640.name].photos
     try:
         config = BackboneConfig(name=scale.backbone, precision="bf16")
@@ -30,11 +29,7 @@ def precision(run: Contenders, cache: Path) -> list[Row]:
         return []
     publish_tasks(folder, 1, embeddings, identity)
     speed: dict[str, list[float]] = {"fp32": [], "bf16": [], "plain LitServe": []}
-    starting = serve_polyhead(scale, port, folder, cache, run.folder, trainers=0, precision="bf16")
-    with starting as running:
-        wait_for_http(running, f"http://127.0.0.1:{port}/readyz")
-        pools = {name: Pool(pool.photos) for name, pool in run.polyhead.pools.items()}
-        half = Polyhead("bf16", port, running, run.polyhead.client, pools, run.polyhead.path)
+    with second_polyhead(run, folder, cache, name="bf16", precision="bf16") as half:
         with run.plain.running.frozen():
             half.load(scale.lone)
         for _ in range(min(ROUNDS, scale.rounds)):

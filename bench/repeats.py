@@ -4,8 +4,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from bench.contenders import Contenders, Polyhead, Pool, serve_polyhead
-from bench.processes import BenchFailed, free_port, wait_for_http
+from bench.contenders import Contenders, Polyhead, second_polyhead
+from bench.processes import BenchFailed
 from bench.rows import Row, ratios
 
 HITS = 'polyhead_embedding_cache_total{outcome="hit"}'
@@ -15,19 +15,13 @@ WARM_UP = 16
 
 def repeats(run: Contenders, cache: Path) -> list[Row]:
     """The same images twice, and new ones with and without the cache, in turns. Raises: BenchFailed."""
-    scale, port = run.scale, free_port()
+    scale = run.scale
     speed: dict[str, list[float]] = {"no cache": [], "new": [], "again": []}
     p50: dict[str, list[float]] = {"new": [], "again": []}
     said: dict[str, Any] = {"connections": scale.connections, "seconds": scale.seconds}
     # The tasks are those of the other polyhead, which is idle meanwhile.
-    starting = serve_polyhead(
-        scale, port, run.folder / "data", cache, run.folder,
-        trainers=0, embedding_cache_bytes=CACHE_BYTES,
-    )  # fmt: skip
-    with run.plain.running.frozen(), starting as running:
-        wait_for_http(running, f"http://127.0.0.1:{port}/readyz")
-        pools = {name: Pool(pool.photos) for name, pool in run.polyhead.pools.items()}
-        server = Polyhead("polyhead", port, running, run.polyhead.client, pools, run.polyhead.path)
+    starting = second_polyhead(run, run.folder / "data", cache, embedding_cache_bytes=CACHE_BYTES)
+    with run.plain.running.frozen(), starting as server:
         server.load(min(WARM_UP, scale.images))
         for _ in range(scale.rounds):
             speed["no cache"].append(run.polyhead.load(scale.images, **said).per_second)
