@@ -115,9 +115,6 @@ class Settings(BaseSettings):
     api_processes: Count = Field(1, description="HTTP processes; they share the inference workers.")
     decode_threads: Count = Field(2, description="Of image decoding, in each HTTP process.")
     max_batch_size: Annotated[int, Field(ge=1, le=256)] = Field(8, description="Images in one backbone pass.")
-    batch_window_ms: Annotated[float, Field(ge=0, le=100)] = Field(
-        1.0, description="Milliseconds for which a batch that isn't full waits for more."
-    )
     max_queued_images: Count = Field(
         512, description="Images waiting or in work in one HTTP process; beyond it requests get 429."
     )

@@ -54,7 +54,7 @@ class InferenceAPI(LitAPI):  # type: ignore[misc]  # litserve has no types
         """Args: worker: its number, on the board."""
         super().__init__(
             max_batch_size=settings.max_batch_size,
-            batch_timeout=settings.batch_window_ms / 1000,
+            batch_timeout=0.0,  # the loop has no use for it
             api_path=PATH,
             loop=BatchLoop(),
         )
@@ -139,10 +139,11 @@ class Ticket:
 
 
 class BatchLoop(LitLoop):  # type: ignore[misc]  # litserve has no types
-    """Waits for a first job without polling, then fills the batch until it is full or the window is over.
+    """Waits for a first job without polling, and makes a batch of all that has come by then.
 
     The next batch is begun when the backbone has cores that the end of the last one leaves idle, with what
-    has come till then.
+    has come till then. So the window is the batch before: nothing for a lone job, as long as it takes to fill
+    one where there are many, and no setting.
     """
 
     def __init__(self) -> None:
@@ -197,18 +198,15 @@ class BatchLoop(LitLoop):  # type: ignore[misc]  # litserve has no types
     ) -> tuple[list[Ticket], list[Any]]:
         batch = self._no_longer_late(lit_api)
         images = sum(ticket.job.images for ticket in batch)
-        waits = not (batch or self._begun)
-        closes = time.monotonic() + ((LATE_S if self._late else IDLE_S) if waits else 0.0)
         while images < lit_api.max_batch_size:
-            ticket = self._held or self._take(lit_api.shelf, request_queue, closes - time.monotonic())
+            wait_s = 0.0 if batch or self._begun else LATE_S if self._late else IDLE_S
+            ticket = self._held or self._take(lit_api.shelf, request_queue, wait_s)
             self._held = None
             if ticket is None:
                 break
             if batch and images + ticket.job.images > lit_api.max_batch_size:
                 self._held = ticket
                 break
-            if not batch and self._begun is None:
-                closes = time.monotonic() + lit_api.batch_timeout
             batch.append(ticket)
             images += ticket.job.images
         return batch, []
@@ -230,7 +228,6 @@ class BatchLoop(LitLoop):  # type: ignore[misc]  # litserve has no types
         """The next job that somebody still waits for; None: none came in time."""
         end = time.monotonic() + wait_s
         while True:
-            # After the window what lies there is still taken: a full queue makes full batches.
             found = request_queue.get(end - time.monotonic())
             if found is None:
                 if time.monotonic() >= end:

@@ -39,8 +39,8 @@ IDENTITY = BackboneIdentity(
 )
 
 
-def api(tmp_path, window_ms: float = 50.0) -> InferenceAPI:
-    settings = Settings(max_batch_size=4, batch_window_ms=window_ms)
+def api(tmp_path) -> InferenceAPI:
+    settings = Settings(max_batch_size=4)
     return InferenceAPI(settings, IDENTITY, tmp_path / "backbone.onnx", Board(1), Shelf(1, 4, 3))
 
 
@@ -84,33 +84,24 @@ def test_what_lies_in_the_queue_fills_a_batch_at_once(tmp_path):
     jobs = Jobs()
     for uid in "abcdef":
         jobs.put(ticket(uid))
-    loop, lit_api = BatchLoop(), api(tmp_path, window_ms=0)
+    loop, lit_api = BatchLoop(), api(tmp_path)
     assert take(loop, lit_api, jobs) == list("abcd")
     assert take(loop, lit_api, jobs) == list("ef")
 
 
-def test_a_batch_waits_for_the_window_from_its_first_job_on(tmp_path):
+def test_a_lone_job_waits_for_no_other(tmp_path):
     jobs = Jobs()
-    late = threading.Timer(0.1, jobs.put, [ticket("late")])
-    jobs.put(ticket("first"))
-    late.start()
-    assert take(BatchLoop(), api(tmp_path, window_ms=100.0), jobs)[0] == "first"
-    late.join()
-
-
-def test_a_full_batch_does_not_wait(tmp_path):
-    jobs = Jobs()
-    jobs.put(ticket("four", images=4))
+    jobs.put(ticket("lone"))
     started = time.monotonic()
-    assert take(BatchLoop(), api(tmp_path, window_ms=100.0), jobs) == ["four"]
-    assert time.monotonic() - started < 0.08
+    assert take(BatchLoop(), api(tmp_path), jobs) == ["lone"]
+    assert time.monotonic() - started < IDLE_S / 2
 
 
 def test_a_job_that_does_not_fit_opens_the_next_batch(tmp_path):
     jobs = Jobs()
     for uid, images in [("a", 3), ("b", 3), ("c", 1)]:
         jobs.put(ticket(uid, images))
-    loop, lit_api = BatchLoop(), api(tmp_path, window_ms=0)
+    loop, lit_api = BatchLoop(), api(tmp_path)
     assert take(loop, lit_api, jobs) == ["a"]
     assert take(loop, lit_api, jobs) == ["b", "c"]
 
@@ -127,21 +118,21 @@ def test_jobs_that_nobody_waits_for_are_dropped_before_any_work(tmp_path):
     jobs = Jobs()
     jobs.put(ticket("old", expired=True))
     jobs.put(ticket("new"))
-    assert take(BatchLoop(), api(tmp_path, window_ms=0), jobs) == ["new"]
+    assert take(BatchLoop(), api(tmp_path), jobs) == ["new"]
 
 
 def test_a_job_that_was_queued_twice_is_answered_once(tmp_path):
     jobs = Jobs()
     for uid in "aba":
         jobs.put(ticket(uid))
-    assert take(BatchLoop(), api(tmp_path, window_ms=0), jobs) == ["a", "b"]
+    assert take(BatchLoop(), api(tmp_path), jobs) == ["a", "b"]
 
 
 def test_a_job_that_is_held_over_is_not_taken_for_a_double(tmp_path):
     jobs = Jobs()
     jobs.put(ticket("a", 3))
     jobs.put(ticket("b", 3))
-    loop, lit_api = BatchLoop(), api(tmp_path, window_ms=0)
+    loop, lit_api = BatchLoop(), api(tmp_path)
     take(loop, lit_api, jobs)
     assert take(loop, lit_api, jobs) == ["b"]
 
@@ -150,7 +141,7 @@ def test_a_job_larger_than_a_batch_goes_alone(tmp_path):
     jobs = Jobs()
     jobs.put(ticket("large", 9))
     jobs.put(ticket("next"))
-    assert take(BatchLoop(), api(tmp_path, window_ms=0), jobs) == ["large"]
+    assert take(BatchLoop(), api(tmp_path), jobs) == ["large"]
 
 
 @pytest.mark.parametrize("size", [1, 256])
@@ -182,7 +173,7 @@ class Worker:
         self.passes: list[int] = []
         self.jobs = Jobs()
         self.sent = list[str]()
-        self.loop, self.api = BatchLoop(), api(tmp_path, window_ms=0)
+        self.loop, self.api = BatchLoop(), api(tmp_path)
         self.api.heads = HeadCache(
             self._fetch, lambda *_: First(), capacity=9, most_bytes=99, patience_s=patience_s
         )
