@@ -28,7 +28,7 @@ class TorchRuntime:
 
     def __init__(self, prepared: PreparedBackbone, device: str | None = None) -> None:
         self.identity = prepared.identity
-        self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self._device = torch.device(device or ("cuda:0" if torch.cuda.is_available() else "cpu"))
         self.name = f"torch {self._device.type}"
         if prepared.config.threads is not None:
             torch.set_num_threads(prepared.config.threads)

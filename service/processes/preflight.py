@@ -9,7 +9,7 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -129,7 +129,8 @@ def prepare(settings: Settings) -> Prepared:
     from models.runtime import open_runtime  # noqa: PLC0415
 
     devices = chosen_devices(settings.runtime, settings.device_numbers)
-    prepared = prepare_backbone(settings.backbone_config, settings.cache_dir)
+    config = replace(settings.backbone_config, device=devices[0])
+    prepared = prepare_backbone(config, settings.cache_dir)
     runtime = open_runtime(prepared)
     check_reference(runtime, prepared)
     return Prepared(
