@@ -4,6 +4,7 @@ As its documentation has it: `@bentoml.api(batchable=True)` for adaptive batchin
 composition; each service has a process with its own network.
 """
 
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,20 +38,24 @@ def service_of(number: int, head: Path) -> Any:
     return Task
 
 
+async def answer_of(ask: Callable[..., Awaitable[list[dict[str, Any]]]], photo: Image) -> dict[str, Any]:
+    """What a task's service says. Raises: ClientConnectionError: even at the last try."""
+    for left in reversed(range(TRIES)):
+        try:
+            (answer,) = await ask([photo])
+            break
+        except aiohttp.ClientConnectionError:
+            if left == 0:
+                raise
+    return answer
+
+
 def in_front(tasks: list[Any]) -> Any:
     """`/predict/{number}` for each."""
 
     def route_of(number: int) -> Any:
         async def predict(self: Any, file: Image) -> dict[str, Any]:
-            ask = getattr(self, f"task_{number}").to_async.predict
-            for _ in range(TRIES - 1):
-                try:
-                    (answer,) = await ask([file])
-                except aiohttp.ClientConnectionError:
-                    continue
-                return answer  # type: ignore[no-any-return]
-            (answer,) = await ask([file])
-            return answer  # type: ignore[no-any-return]
+            return await answer_of(getattr(self, f"task_{number}").to_async.predict, file)
 
         predict.__name__ = f"predict_{number}"
         return bentoml.api(route=f"/predict/{number}")(predict)
