@@ -18,7 +18,7 @@ from bench.peers.order import BATCH, Order
 
 PATIENCE_S = 120
 # A task's service closes an idle connection after 5 s, and the one in front takes it for open (BentoML's
-# issue 4971): without a second try, which its users write, a tenth of the answers would be 500.
+# issue 4971): without further tries, which its users write, up to a tenth of the answers would be 500.
 TRIES = 5
 
 
