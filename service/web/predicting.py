@@ -165,6 +165,8 @@ def predictions(resolved: Resolved, images: Decoded, outputs: FloatArray, shape:
     Args: outputs: (N, C) probabilities or (N, 1) values of the rows of `images`.
     """
     made = [_prediction(resolved, index, row, shape) for index, row in zip(images.rows, outputs, strict=True)]
+    if not images.errors:
+        return made
     made += [
         {"index": index, "error": describe(error, pointer=images.read.pointer(index))}
         for index, error in images.errors.items()
