@@ -79,18 +79,15 @@ class InferenceAPI(LitAPI):  # type: ignore[misc]  # litserve has no types
         from models.runtime import PreparedBackbone, open_runtime  # noqa: PLC0415
         from service.store.blobs import Blobs  # noqa: PLC0415
 
+        config = self._config(device)
         runtime = open_runtime(
-            PreparedBackbone(
-                identity=self.identity, onnx_path=self.backbone_file, config=self._config(device)
-            )
+            PreparedBackbone(identity=self.identity, onnx_path=self.backbone_file, config=config)
         )
         blobs = Blobs(self.settings.resolved_blob_url)
         digest = self.identity.digest
         self.heads = HeadCache(
             blobs.get,
-            lambda data, output: HeadSession(
-                data, digest, output, threads=self.settings.inference_threads, device=device
-            ),
+            lambda data, output: HeadSession(data, digest, output, threads=config.threads, device=device),
             capacity=self.settings.head_cache_entries,
             most_bytes=self.settings.head_cache_bytes,
         )
