@@ -7,6 +7,8 @@ import numpy as np
 
 from models.arrays import FloatArray
 
+SMALL = 2**20  # bytes of a head whose session shall hold little: weights packed for the CPU double it
+
 Kind = Literal["multiclass", "multilabel", "regression"]
 
 

@@ -14,7 +14,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 from models.arrays import FloatArray, UInt8Array
 from models.devices import CPU
 from models.errors import BackboneMismatch, InvalidHead
-from models.head import Kind
+from models.head import SMALL, Kind
 from models.identity import EMBEDDING, PIXELS, POOLED
 
 FEATURE_MAP = "feature_map"  # what a tail calls its input, whatever stage it is of
@@ -22,7 +22,6 @@ CLASSIFIERS: tuple[Kind, ...] = ("multiclass", "multilabel")
 MOST_ROWS = 4  # of a network in one run: more are no faster, and hold more memory
 MOST_THREADS = 4  # of one network: every one that is held has its own, which wait without spinning
 TRIES = 3  # of a run, where two places are compared: the first one chooses and allocates
-SMALL = 2**20  # bytes of a head whose session shall hold little: weights packed for the CPU double it
 
 
 class HeadSession:
@@ -54,7 +53,7 @@ class HeadSession:
     ) -> None:
         wanted = min(threads or os.cpu_count() or 1, MOST_THREADS)
         light = output in {EMBEDDING, POOLED} and len(data) < SMALL
-        self._session = _session(data, wanted if output == PIXELS else 1, light=light)
+        self._session = open_session(data, wanted if output == PIXELS else 1, light=light)
         metadata = self._session.get_modelmeta().custom_metadata_map
         fitted_on = metadata.get("backbone_digest")
         outputs = {output.name for output in self._session.get_outputs()}
@@ -69,7 +68,7 @@ class HeadSession:
         if consumes != output:
             raise InvalidHead(f"it takes {consumes!r} of the backbone, and its version says {output!r}")
         if device != CPU and output not in {EMBEDDING, POOLED}:
-            self._session = _faster(self._session, _session(data, 1, device=device))
+            self._session = _faster(self._session, open_session(data, 1, device=device))
         self._outputs = outputs
         self._output = scores.pop()
         self._rows = _rows_at_once(metadata) if output == PIXELS else None
@@ -115,7 +114,7 @@ class HeadSession:
         return np.asarray(parts[0] if len(parts) == 1 else np.concatenate(parts), dtype=np.float32)
 
 
-def _session(data: bytes, threads: int, *, light: bool = False, device: str = CPU) -> Any:
+def open_session(data: bytes, threads: int, *, light: bool = False, device: str = CPU) -> Any:
     """Args: light: hold little, rather than run many rows fast. Raises: InvalidHead."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads

@@ -152,6 +152,14 @@ class Head(Protocol):
         ...
 
 
+class Group(Protocol):
+    """Heads that run together."""
+
+    def run(self, embeddings: FloatArray, /) -> list[FloatArray]:
+        """(N, D) -> for each head (N, C) probabilities | (N, 1)."""
+        ...
+
+
 class Heads(Protocol):
     def begin(self, refs: Sequence[HeadRef]) -> None:
         """Start to load what isn't held, beside other work; learn what is pinned, and what no longer is."""
@@ -163,4 +171,8 @@ class Heads(Protocol):
 
     def get(self, ref: HeadRef) -> Head:
         """Raises: PolyheadError: this head can't be had."""
+        ...
+
+    def together(self, refs: Sequence[HeadRef]) -> Group | None:
+        """These heads, that take an embedding and no more, as one, where that is there."""
         ...

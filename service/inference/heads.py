@@ -12,9 +12,11 @@ from dataclasses import dataclass
 import structlog
 
 from models.errors import InvalidHead
+from models.head import SMALL
 from models.identity import EMBEDDING, PIXELS, POOLED
 from service.errors import StillLoading
-from service.inference.batching import Head, HeadRef
+from service.inference.batching import Group, Head, HeadRef
+from service.inference.groups import FEWEST, HeadGroups
 from service.metrics import HEAD_CACHE, HEAD_CACHE_BYTES, HEAD_CACHE_EVICTIONS
 
 GRACE_S = 0.01  # of a load: an evicted head is back in 1 ms of CPU, mostly while the backbone runs
@@ -38,13 +40,14 @@ class HeadCache:
         self,
         fetch: Callable[[str], bytes],
         open_head: Callable[[bytes, str], Head],
+        open_group: Callable[[Sequence[bytes]], Group],
         *,
         capacity: int,
         most_bytes: int,
         patience_s: float = 2.0,
     ) -> None:
         """Args: fetch: reads a blob by its key; open_head: makes a head of a file's bytes and the
-        output of the backbone that it is to consume.
+        output of the backbone that it is to consume; open_group: of many files' bytes.
         capacity, most_bytes: of what is held. The one in use may be beyond them: however large, it is served.
         patience_s: how long after its start a load is waited for; a slow store must not hold up
         the tasks whose heads are here.
@@ -59,6 +62,8 @@ class HeadCache:
         self._pins: dict[str, str] = {}  # alias -> the digest that it keeps
         self._loading: dict[str, Loading] = {}  # by digest
         self._pool = ThreadPoolExecutor(8, thread_name_prefix="head")
+        self._open_group = open_group
+        self._groups = HeadGroups(lambda refs: self._pool.submit(self._load_group, refs))
 
     def __len__(self) -> int:
         return len(self._held)
@@ -113,6 +118,20 @@ class HeadCache:
         self._hold(ref, head)
         return head
 
+    def together(self, refs: Sequence[HeadRef]) -> Group | None:
+        """These heads as one session, if they are held and were asked for together before."""
+        if len(refs) < FEWEST:
+            return None
+        held = [self._held.get(ref.digest) for ref in refs]
+        sizes = [each[0].size for each in held if each is not None]
+        if len(sizes) < len(refs) or max(sizes) >= SMALL:  # larger ones are optimised, each for itself
+            return None
+        group = self._groups.find(refs, sum(sizes))
+        if group is not None:
+            for ref in refs:
+                self._held.move_to_end(ref.digest)
+        return group
+
     def _collect(self) -> None:
         """Take in what has come. What failed is told to who waits for it, and later asked for again."""
         for digest, load in list(self._loading.items()):
@@ -131,10 +150,16 @@ class HeadCache:
         return self._loading[ref.digest]
 
     def _load(self, ref: HeadRef) -> Head:
+        return self._open(self._read(ref), ref.output)
+
+    def _load_group(self, refs: Sequence[HeadRef]) -> Group:
+        return self._open_group([self._read(ref) for ref in refs])
+
+    def _read(self, ref: HeadRef) -> bytes:
         data = self._fetch(ref.key)
         if hashlib.sha256(data).hexdigest() != ref.digest:
             raise InvalidHead("its bytes are not those that were published")
-        return self._open(data, ref.output)
+        return data
 
     def _hold(self, ref: HeadRef, head: Head) -> None:
         kind = {EMBEDDING: "head", POOLED: "head", PIXELS: "network"}.get(ref.output, "tail")

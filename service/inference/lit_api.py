@@ -19,7 +19,7 @@ from models.devices import CPU
 from models.errors import DeviceLost
 from models.identity import BackboneConfig, BackboneIdentity
 from models.prepared import Runtime
-from service.inference.batching import Job
+from service.inference.batching import Group, Job
 from service.inference.board import Board
 from service.inference.channel import Exchange
 from service.inference.heads import HeadCache
@@ -88,6 +88,7 @@ class InferenceAPI(LitAPI):  # type: ignore[misc]  # litserve has no types
         self.heads = HeadCache(
             blobs.get,
             lambda data, output: HeadSession(data, digest, output, threads=config.threads, device=device),
+            open_group,
             capacity=self.settings.head_cache_entries,
             most_bytes=self.settings.head_cache_bytes,
         )
@@ -124,6 +125,13 @@ class InferenceAPI(LitAPI):  # type: ignore[misc]  # litserve has no types
     def predict(self, jobs: Sequence[Job]) -> list[Outcome]:
         """As LitServe's own loops would ask; ours begins a batch before it ends the last one."""
         return self.begin(jobs).outcomes()
+
+
+def open_group(files: Sequence[bytes]) -> Group:
+    """Opened when one is first wanted: onnx takes a moment and 11 MB."""
+    from models.head_group import HeadGroup  # noqa: PLC0415
+
+    return HeadGroup(files)
 
 
 @dataclass(frozen=True, slots=True)

@@ -222,11 +222,35 @@ class _Group:
             for ref in dict.fromkeys(job.heads):
                 if ref.output in features and view in ref.views:
                     wanted.setdefault(ref, []).append((index, view))
+        if self._ran_together(wanted, parts, features):
+            return
         for ref, its in wanted.items():
             given = features[ref.output]
             if len(its) < len(parts):
                 given = np.concatenate([given[rows[part]] for part in its])
             self._run_head(ref, its, given)
+
+    def _ran_together(
+        self, wanted: Mapping[HeadRef, Sequence[Part]], parts: Sequence[Part], features: Features
+    ) -> bool:
+        """Run the heads in one session, where all are wanted for all rows and such a session is there."""
+        if any(
+            len(its) < len(parts) or ref.output != EMBEDDING or not _is_plain(ref)
+            for ref, its in wanted.items()
+        ):
+            return False
+        group = self._heads.together(tuple(wanted))
+        if group is None:
+            return False
+        try:
+            made = group.run(features[EMBEDDING])
+        # Whatever it is, they are tried one by one.
+        except Exception:
+            log.exception("a group of heads failed", heads=len(wanted))
+            return False
+        for ref, outputs in zip(wanted, made, strict=True):
+            self._take(ref, parts, outputs)
+        return True
 
     def _is_late(self, job: Job) -> bool:
         """Whether to go on without it; whoever takes more was held back before the pass."""
@@ -260,6 +284,10 @@ class _Group:
             log.exception("a head failed", head=ref.digest)
             self._errors[ref] = InvalidHead(str(error))
             return
+        self._take(ref, parts, outputs)
+
+    def _take(self, ref: HeadRef, parts: Sequence[Part], outputs: FloatArray) -> None:
+        """Args: outputs: the rows of the parts, in order."""
         start = 0
         for index, _ in parts:
             end = start + self._jobs[index].images

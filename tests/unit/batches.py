@@ -8,7 +8,7 @@ from models.arrays import FloatArray, UInt8Array
 from models.head import Kind
 from models.prepared import Deferred
 from service.errors import UnknownBlob
-from service.inference.batching import Head, HeadRef, Job
+from service.inference.batching import Group, Head, HeadRef, Job
 from service.inference.running import Trunk
 
 RED, GREEN, GONE, BROKEN = (HeadRef(name, name) for name in ("red", "green", "gone", "broken"))
@@ -63,12 +63,18 @@ class Shelf:
         self.held: dict[HeadRef, Head] = {RED: Channel(0), GREEN: Channel(1), BROKEN: Broken(0)}
         self.begun: list[HeadRef] = []
         self.late: set[HeadRef] = set()
+        self.group: Group | None = None
+        self.asked_together: list[tuple[HeadRef, ...]] = []
 
     def begin(self, refs: list[HeadRef]) -> None:
         self.begun += refs
 
     def is_late(self, ref: HeadRef) -> bool:
         return ref in self.late
+
+    def together(self, refs: tuple[HeadRef, ...]) -> Group | None:
+        self.asked_together.append(refs)
+        return self.group
 
     def get(self, ref: HeadRef) -> Head:
         if ref not in self.held:

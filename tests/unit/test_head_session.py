@@ -210,7 +210,7 @@ def test_a_network_is_served_also_where_no_provider_of_the_device_can_be_loaded(
 @pytest.mark.skipif(cuda_devices() == 0, reason="no CUDA device")
 def test_on_a_device_a_network_answers_as_on_the_cpu(own, tiny):
     data, _ = own
-    there = head_session._session(data, 1, device="cuda:0")
+    there = head_session.open_session(data, 1, device="cuda:0")
     assert "CUDAExecutionProvider" in there.get_providers()
     here = HeadSession(data, tiny.identity.digest, "pixels")
     (made,) = there.run([here._output], {"pixels": images(3)})

@@ -19,7 +19,7 @@ from service.inference.batching import HeadRef, Job
 from service.inference.board import Board
 from service.inference.channel import Exchange, channel, receive
 from service.inference.heads import HeadCache
-from service.inference.lit_api import IDLE_S, BatchLoop, InferenceAPI
+from service.inference.lit_api import IDLE_S, BatchLoop, InferenceAPI, open_group
 from service.inference.running import Trunk
 from service.inference.shelf import Shelf
 from service.settings import Settings
@@ -175,7 +175,7 @@ class Worker:
         self.sent = list[str]()
         self.loop, self.api = BatchLoop(), api(tmp_path)
         self.api.heads = HeadCache(
-            self._fetch, lambda *_: First(), capacity=9, most_bytes=99, patience_s=patience_s
+            self._fetch, lambda *_: First(), open_group, capacity=9, most_bytes=99, patience_s=patience_s
         )
         self.api.trunk = Trunk(
             lambda *asked: Deferred(partial(self._embed, *asked)), frozenset({"embedding"})

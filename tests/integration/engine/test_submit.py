@@ -1,6 +1,7 @@
 """Images through the real worker: one batch for all, heads from the store."""
 
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -9,6 +10,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 import httpx
 import numpy as np
@@ -121,6 +123,24 @@ def test_a_head_is_read_from_the_store_once(client, server, prepared, pixels):
     first = submit(client, pixels[:1], (digest, key))
     Blobs((server.data_dir / "blobs").as_uri()).delete(key)
     assert submit(client, pixels[:1], (digest, key)) == first
+
+
+def test_heads_that_are_asked_for_together_again_and_again_answer_as_ever(
+    client, server, prepared, pixels, expected
+):
+    """From the third time on they are put into one session, by onnx, which nothing else there needs."""
+    heads = [publish(server, prepared.identity, 100 + number) for number in range(10)]
+    maps = Path(f"/proc/{server.pid_of('polyhead-worker')}/maps")
+    assert "/onnx/" not in maps.read_text()
+    end = time.monotonic() + 20
+    for _ in itertools.count():
+        outputs = submit(client, pixels[:3], *(head[:2] for head in heads))["outputs"]
+        for output, (_, _, head) in zip(outputs, heads, strict=True):
+            assert np.allclose(output, head.predict(expected[:3]), atol=1e-5)
+        if "/onnx/" in maps.read_text():
+            break
+        assert time.monotonic() < end
+    assert submit(client, pixels[:3], *(head[:2] for head in heads))["outputs"] == outputs
 
 
 def test_requests_of_many_tasks_share_backbone_passes(client, server, prepared, pixels, expected):

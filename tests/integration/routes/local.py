@@ -19,6 +19,7 @@ from models.runtime import Runtime
 from service.app import create_app
 from service.inference.batching import Answer, HeadRef, Job, joined, split
 from service.inference.heads import HeadCache
+from service.inference.lit_api import open_group
 from service.inference.running import Trunk, run_batch
 from service.settings import Settings
 from service.store import Store
@@ -42,6 +43,7 @@ class LocalEngine:
         self._heads = HeadCache(
             store.blobs.get,
             lambda data, output: HeadSession(data, identity.digest, output),
+            open_group,
             capacity=settings.head_cache_entries,
             most_bytes=settings.head_cache_bytes,
         )
