@@ -309,6 +309,7 @@ PROBLEMS: dict[type[PolyheadError], Problem] = {
     IdempotencyKeyReused: _problem(422, "idempotency_key_reused", "Idempotency key reused"),
     InvalidArchive: _problem(422, "invalid_archive", "Invalid archive"),
     models.InvalidOption: _problem(422, "invalid_option", "Invalid option"),
+    models.DeviceLost: _problem(500, "device_lost", "The backbone's device is lost"),
     models.NoTail: _problem(422, "no_tail", "The backbone has no tail to train"),
     models.UntrainableData: _problem(422, "untrainable_data", "Not trainable yet"),
     Overloaded: _problem(429, "overloaded", "Overloaded"),
