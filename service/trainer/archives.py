@@ -176,7 +176,10 @@ class _ZipArchive:
         with self._open() as archive:
             for info in archive.infolist():
                 member = listing.add(
-                    info.filename, info.file_size, is_file=not info.is_dir(), error=_zip_member_error(info)
+                    info.filename,
+                    info.file_size,
+                    is_file=not info.filename.endswith("/"),
+                    error=_zip_member_error(info),
                 )
                 if member and member.error is None and is_document(member.path):
                     documents.add(member, archive.read(info))

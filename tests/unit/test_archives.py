@@ -241,6 +241,15 @@ def test_a_name_that_can_not_be_shown_fails_alone_and_becomes_printable(name, tm
     assert archive.members[1].error is None
 
 
+def test_a_name_that_damage_has_ended_before_its_first_letter_leaves_the_others_readable(tmp_path):
+    """A zip's names end at a zero byte; Python's own look for a folder fails on what is left."""
+    data = zip_of({"a.jpg": b"x", "b.jpg": b"fine"}, zipfile.ZIP_STORED).replace(b"a.jpg", b"\0.jpg")
+    archive = opened(tmp_path, data)
+    (fine,) = [member for member in archive.members if member.path == "b.jpg"]
+    assert fine.error is None
+    assert b"fine" in [read for _, read in archive.contents({fine.index})]
+
+
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_damage_ends_in_one_kind_of_error(data, tmp_path):
