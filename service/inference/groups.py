@@ -9,7 +9,7 @@ import structlog
 
 from service.inference.batching import Group, HeadRef
 
-FEWEST = 8  # heads; fewer are as fast one by one
+FEWEST = 8  # heads; what fewer would save is not worth a second copy of their weights
 AGAIN = 3  # times that they are asked for, before it is worth a session
 MOST_BYTES = 2**25  # of the files of all groups; the least recently used make room
 MOST_SEEN = 256  # groups that are remembered, with a session or without
