@@ -17,6 +17,7 @@ from service.web.authentication import AuthenticationMiddleware
 from service.web.idempotency import IdempotencyMiddleware
 from service.web.limits import BodyLimitMiddleware
 from service.web.parts import OpenParts, Parts
+from service.web.turns import TurnsMiddleware
 
 EXPOSED = (
     "Location",
@@ -53,6 +54,7 @@ def create_app(settings: Settings, open_parts: OpenParts) -> FastAPI:
     routes = [route for router in ROUTERS for route in router.routes]
     app.add_middleware(AuthenticationMiddleware, settings=settings, routes=routes)
     app.add_middleware(AccessMiddleware)
+    app.add_middleware(TurnsMiddleware)
     if settings.allow_origins:
         app.add_middleware(
             CORSMiddleware,

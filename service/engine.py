@@ -73,6 +73,11 @@ class Engine(Protocol):
         ...
 
     @property
+    def full(self) -> bool:
+        """Whether no image more would be taken now."""
+        ...
+
+    @property
     def draining(self) -> bool:
         """Whether the server is about to stop, so that long answers should end."""
         ...
@@ -179,6 +184,10 @@ class LitEngine:
     @property
     def identity(self) -> BackboneIdentity:
         return self._identity
+
+    @property
+    def full(self) -> bool:
+        return self._images >= self._settings.max_queued_images
 
     @property
     def draining(self) -> bool:

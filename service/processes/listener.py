@@ -6,6 +6,7 @@ import socket
 from models.errors import PolyheadError
 
 BACKLOG = 2048  # connections that the kernel holds for the API processes
+AT_ONCE = 16  # connections that one of them takes in one turn of its loop
 
 
 class CannotListen(PolyheadError):
@@ -33,6 +34,15 @@ def listen(host: str, port: int) -> socket.socket:
         listener.close()
         raise CannotListen(host, port, error) from error
     return listener
+
+
+def several(listener: socket.socket) -> list[socket.socket]:
+    """The socket and copies of it, to be served as if each were one.
+
+    libuv accepts one connection of each in a turn of the loop: of hundreds that come at one moment, the last
+    would wait for as many turns.
+    """
+    return [listener, *(listener.dup() for _ in range(AT_ONCE - 1))]
 
 
 def check_free(host: str, port: int) -> None:

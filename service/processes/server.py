@@ -27,7 +27,7 @@ from service.engine import Inference
 from service.inference.board import Board
 from service.process import die_with, take_name
 from service.processes.connection import BoundedConnection
-from service.processes.listener import BACKLOG, listen, shown_url
+from service.processes.listener import BACKLOG, listen, several, shown_url
 from service.processes.preflight import Prepared
 from service.processes.supervisor import Keeper, ServerFailed, trainer
 from service.settings import Settings
@@ -190,7 +190,7 @@ class Server:
             backlog=BACKLOG,
             timeout_graceful_shutdown=math.ceil(self.settings.drain_s),
         )
-        uvicorn.Server(config).run(sockets=[self.listener])
+        uvicorn.Server(config).run(sockets=several(self.listener))
 
     @contextlib.asynccontextmanager
     async def _open_parts(self, app: FastAPI) -> AsyncIterator[Parts]:

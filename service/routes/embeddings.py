@@ -23,7 +23,7 @@ from service.schemas.bodies import EMBED
 from service.schemas.embeddings import CreateEmbeddings, Embedding, Embeddings, EncodingFormat
 from service.web.dependencies import PartsDep, TenantDep
 from service.web.images import read_images
-from service.web.predicting import ask, backbone_size, decode
+from service.web.predicting import admit, ask, backbone_size, decode
 from service.web.problems import EveryItemFailed, responses
 
 router = APIRouter(prefix="/v1/embeddings", tags=["embeddings"])
@@ -46,6 +46,8 @@ async def create(
     normalize: Annotated[bool, Query(description="Of a form or bare bytes.")] = False,  # noqa: FBT002
 ) -> Embeddings:
     """Embed images with the frozen backbone: all of them, or none and an error that names each bad one."""
+    if parts.embedding_cache is None:  # else the images may be known, and need nobody
+        admit(parts)
     read = await read_images(request, parts.settings, CreateEmbeddings)
     if read.options is not None:
         _check(read.options, parts.identity)

@@ -27,7 +27,7 @@ from service.web.dependencies import PartsDep, TenantDep
 from service.web.direct import DirectRoute, json_response
 from service.web.fanout import fan_out, read_fan_out, status_of
 from service.web.images import read_images
-from service.web.predicting import Shape, ask, decode, head_of, known_to, predictions, size_for
+from service.web.predicting import Shape, admit, ask, decode, head_of, known_to, predictions, size_for
 from service.web.problems import responses
 from service.web.resolver import Target
 
@@ -76,6 +76,7 @@ async def predict(
         raise InvalidField("name a version or an alias, not both")
     resolved = await parts.resolver.resolve(tenant, Target.of(task, alias=alias, version=version))
     size = size_for(parts, resolved)
+    admit(parts)
     read = await read_images(request, parts.settings, PredictBody)
     images = await decode(parts, read, [size], known_to=known_to(tenant, [resolved]))
     answer = await ask(parts, images, size, [head_of(resolved)])
@@ -110,6 +111,7 @@ async def predict_many(
     threshold: Threshold = None,
 ) -> Response:
     """Ask many tasks about the same images: each image passes the backbone once. A bad task fails alone."""
+    admit(parts)
     tasks, read = await read_fan_out(request, parts.settings)
     resolved = await parts.resolver.resolve_all(tenant, [Target.parse(task) for task in tasks])
     versions = [version for version in resolved if isinstance(version, Resolved)]

@@ -11,7 +11,7 @@ from models.errors import PolyheadError
 from models.identity import Preprocessing
 from models.preprocess import DecodedImage, decode_image
 from service.errors import Overloaded
-from service.metrics import STAGE_SECONDS
+from service.metrics import REJECTIONS, STAGE_SECONDS
 
 In = TypeVar("In")
 Out = TypeVar("Out")
@@ -28,6 +28,11 @@ class Decoder:
         self._max_pending = max_pending
         self._pending = 0  # images handed to the pool and not back yet
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+
+    @property
+    def full(self) -> bool:
+        """Whether no image more would be taken now."""
+        return self._pending >= self._max_pending
 
     def decode(self, data: bytes, input_size: int | None = None) -> DecodedImage:
         """Decode one image, in the caller's thread.
@@ -47,6 +52,7 @@ class Decoder:
         """
         # A lone request may be larger than the bound: it is refused only while others wait.
         if self._pending and self._pending + len(items) > self._max_pending:
+            REJECTIONS.inc()
             raise Overloaded
         self._pending += len(items)
         loop = asyncio.get_running_loop()

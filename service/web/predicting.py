@@ -12,6 +12,8 @@ from models.errors import PolyheadError
 from models.identity import AS_IT_IS, EMBEDDING
 from models.losses import THRESHOLD
 from service.engine import Answer, HeadRef
+from service.errors import Overloaded
+from service.metrics import REJECTIONS
 from service.schemas.predictions import Prediction, Score
 from service.schemas.problems import describe
 from service.store.records import Resolved
@@ -53,6 +55,16 @@ class _Image:
     pixels: list[UInt8Array]  # (H, W, C), one a size
     key: Key | None = None  # in the cache, if there is one
     embedding: FloatArray | None = None  # (D,), where it is known
+
+
+def admit(parts: Parts) -> None:
+    """Refuse a request before its body is read, where it would be refused for its first image.
+
+    Raises: Overloaded.
+    """
+    if parts.decoder.full or parts.engine.full:
+        REJECTIONS.inc()
+        raise Overloaded
 
 
 async def decode(

@@ -1,10 +1,11 @@
 """An address that can't be listened on is one clear line."""
 
+import contextlib
 import socket
 
 import pytest
 
-from service.processes.listener import CannotListen, check_free, listen, shown_url
+from service.processes.listener import CannotListen, check_free, listen, several, shown_url
 from tests.servers import free_port
 
 
@@ -50,3 +51,16 @@ def test_ipv6_any_takes_ipv4_too():
 )
 def test_the_shown_url_works_in_a_browser_on_this_machine(host, url):
     assert shown_url(host, 8000) == url
+
+
+def test_each_copy_of_a_listener_takes_what_comes_to_it():
+    first = listen("127.0.0.1", 0)
+    copies = several(first)
+    assert copies[0] is first
+    with contextlib.ExitStack() as stack:
+        for copy in copies:
+            stack.enter_context(copy)
+            client = stack.enter_context(socket.create_connection(first.getsockname()))
+            accepted, address = copy.accept()
+            stack.enter_context(accepted)
+            assert address == client.getsockname()

@@ -240,8 +240,8 @@ def test_a_known_embedding_waits_in_the_queue_as_an_image_and_is_refused_as_one(
         async with inference.engine(0) as engine:
             first = asyncio.create_task(outcome(engine.submit(PIXELS, known=known)))
             await queued(engine)
-            held = engine._images
+            held = engine._images, engine.full
             refused = await outcome(engine.submit(PIXELS[:0], known=known[:1]))
-            return [held, refused, await first]
+            return [*held, refused, await first]
 
-    assert asyncio.run(run()) == [3, Overloaded, DeadlineExceeded]
+    assert asyncio.run(run()) == [3, True, Overloaded, DeadlineExceeded]

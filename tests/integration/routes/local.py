@@ -48,6 +48,7 @@ class LocalEngine:
             most_bytes=settings.head_cache_bytes,
         )
         self.fails_with: Exception | None = None  # what every submission meets
+        self.is_full = False
         self.stopping = False
         self.is_alive = True
         self.images = 0  # that went through the backbone
@@ -55,6 +56,10 @@ class LocalEngine:
     @property
     def identity(self) -> BackboneIdentity:
         return self._identity
+
+    @property
+    def full(self) -> bool:
+        return self.is_full
 
     @property
     def draining(self) -> bool:

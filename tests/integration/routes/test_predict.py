@@ -120,6 +120,25 @@ def test_what_the_engine_meets_is_answered(client, service, trained, error, stat
     assert (answer.status_code, answer.headers.get("Retry-After")) == (status, retry_after)
 
 
+@pytest.mark.parametrize("path", ["/v1/tasks/{}/predict", "/v1/predict", "/v1/embeddings"])
+def test_where_no_image_more_would_be_taken_none_is_read(client, service, trained, path):
+    read = []
+
+    def body():
+        read.append(path)
+        yield photo("red", 1)
+
+    service.engine.is_full = True
+    try:
+        answer = client.post(
+            path.format(trained), content=body(), headers={"Content-Type": "multipart/form-data; boundary=x"}
+        )
+    finally:
+        service.engine.is_full = False
+    assert (answer.status_code, answer.json()["code"], read) == (429, "overloaded", [])
+    assert answer.headers["Retry-After"]
+
+
 class TestFanOut:
     @pytest.fixture
     def other(self, client, new_task, train):

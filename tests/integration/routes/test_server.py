@@ -1,7 +1,11 @@
 """The same routes in a real `polyhead serve`: forked API process, inference worker, trainer."""
 
+import http.client
 import json
 import os
+import signal
+import socket
+import time
 
 import httpx
 import pytest
@@ -99,6 +103,41 @@ def test_a_body_over_the_limit_is_answered_and_the_connection_survives(
 def test_an_early_answer_reaches_a_client_that_is_still_sending(client):
     answer = client.post("/v1/tasks/nobody/examples", files=files(os.urandom(40 * 2**20)))
     assert (answer.status_code, answer.json()["code"]) == (404, "unknown_task")
+
+
+def status_on(connection: socket.socket) -> int:
+    """Of the answer that comes next, read to its end."""
+    answer = http.client.HTTPResponse(connection)
+    answer.begin()
+    answer.read()
+    return answer.status
+
+
+def test_a_full_server_refuses_before_it_reads_and_the_connection_survives(tmp_path, cache_dir):
+    body = photo("red", 1)
+    head = (
+        "POST /v1/embeddings HTTP/1.1\r\nHost: here\r\n"
+        f"Content-Type: image/jpeg\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    with serving(tmp_path, cache_dir=str(cache_dir), max_queued_images="1") as server:
+        worker = server.pid_of("polyhead-worker")
+        address = ("127.0.0.1", int(server.url.rpartition(":")[2]))
+        with socket.create_connection(address, 20) as waiting, socket.create_connection(address, 20) as late:
+            os.kill(worker, signal.SIGSTOP)
+            try:
+                waiting.sendall(head.encode() + body)
+                with server.client() as client:
+                    for _ in range(500):
+                        if "polyhead_queued_images 1.0" in client.get("/metrics").text:
+                            break
+                        time.sleep(0.02)
+                late.sendall(head.encode())
+                assert status_on(late) == 429
+            finally:
+                os.kill(worker, signal.SIGCONT)
+            assert status_on(waiting) == 200
+            late.sendall(body + head.encode() + body)
+            assert status_on(late) == 200
 
 
 def test_a_broken_off_upload_changes_nothing(server, client, trained):
