@@ -1,8 +1,10 @@
 """What crosses the queue to the worker and back, and what the worker needs of heads."""
 
+import pickle
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from functools import lru_cache
+from typing import Any, Protocol, Self, TypeVar
 
 import numpy as np
 
@@ -29,6 +31,28 @@ class HeadRef:
 
     def __hash__(self) -> int:
         return hash(self.digest)  # a batch of many heads asks for it again and again
+
+
+class HeadRefs(tuple[HeadRef, ...]):  # noqa: SLOT001  # a tuple's subclass can't have any
+    """Heads of a request, in order, packed for their way to a worker.
+
+    An app asks for the same ones again and again: a worker unpacks them once, and then knows the bytes.
+    """
+
+    packed: bytes
+
+    def __new__(cls, heads: Iterable[HeadRef]) -> Self:
+        refs = super().__new__(cls, heads)
+        refs.packed = pickle.dumps(tuple(refs), protocol=5)
+        return refs
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _unpacked, (self.packed,)
+
+
+@lru_cache(maxsize=64)  # of some hundred bytes a head
+def _unpacked(packed: bytes) -> tuple[HeadRef, ...]:
+    return tuple(pickle.loads(packed))  # noqa: S301  # our own API process wrote it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,8 +189,8 @@ class Heads(Protocol):
         """Start to load what isn't held, beside other work; learn what is pinned, and what no longer is."""
         ...
 
-    def is_late(self, ref: HeadRef) -> bool:
-        """Whether it is on its way for longer than others should wait."""
+    def are_late(self, refs: Iterable[HeadRef]) -> bool:
+        """Whether one of them is on its way for longer than others should wait."""
         ...
 
     def get(self, ref: HeadRef) -> Head:

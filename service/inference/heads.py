@@ -3,7 +3,7 @@
 import hashlib
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
 from concurrent.futures import wait as wait_for
@@ -85,8 +85,12 @@ class HeadCache:
         for ref in missing:
             self._begin(ref)
 
-    def is_late(self, ref: HeadRef) -> bool:
-        """Whether a head is on its way for longer than others should wait, and not given up yet."""
+    def are_late(self, refs: Iterable[HeadRef]) -> bool:
+        """Whether one of these heads is on its way for longer than others should wait."""
+        return bool(self._loading) and any(map(self._is_late, refs))
+
+    def _is_late(self, ref: HeadRef) -> bool:
+        """Whether so, and not given up yet."""
         load = self._loading.get(ref.digest)
         if load is None:
             return False

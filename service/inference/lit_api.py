@@ -223,7 +223,7 @@ class BatchLoop(LitLoop):  # type: ignore[misc]  # litserve has no types
         for ticket in late:
             if ticket.job.deadline <= time.monotonic():
                 EXPIRED_JOBS.inc()
-            elif any(lit_api.heads.is_late(ref) for ref in ticket.job.heads):
+            elif lit_api.heads.are_late(ticket.job.heads):
                 self._late.append(ticket)
             else:
                 batch.append(ticket)

@@ -1,7 +1,7 @@
 """What the worker does with a batch: the backbone once, then what each task has of its own over its rows."""
 
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -83,10 +83,11 @@ def run_batch(jobs: Sequence[Job], trunk: Trunk, heads: Heads) -> list[Outcome]:
 def _steps(jobs: Sequence[Job], trunk: Trunk, heads: Heads) -> Steps:
     """Each pass of the backbone when it has begun, and at the end what became of the jobs."""
     made: list[Outcome] = [Answer(None, ()) for _ in jobs]  # of probes
-    heads.begin(list({(ref, ref.alias, ref.pinned): ref for job in jobs for ref in job.heads}.values()))
+    distinct = {id(job.heads): job.heads for job in jobs}  # a worker has each tuple that comes often once
+    heads.begin([ref for refs in distinct.values() for ref in refs])
     shapes: dict[tuple[int, ...], list[int]] = {}
     for index, job in enumerate(jobs):
-        if not _takes_embeddings_alone(job) and any(heads.is_late(ref) for ref in job.heads):
+        if heads.are_late(job.heads) and not _takes_embeddings_alone(job):
             made[index] = job
         elif job.images:
             shapes.setdefault(job.shape[1:], []).append(index)
@@ -121,6 +122,9 @@ class _Group:
         self._outputs: dict[tuple[HeadRef, int], list[FloatArray]] = {}  # answers; of several views, logits
         self._kinds: dict[HeadRef, Kind | None] = {}
         self._errors: dict[HeadRef, PolyheadError] = {}
+        self._together: dict[
+            int, tuple[FloatArray | PolyheadError, ...]
+        ] = {}  # by job: what all of its heads say
         self._late: dict[int, Job] = {}  # by job: what is left of it
 
     def steps(self) -> Steps:
@@ -160,8 +164,9 @@ class _Group:
 
     def _pass(self, parts: Sequence[Part]) -> Iterator[Pass]:
         started = time.monotonic()
+        needed = self._needed(parts)
         try:
-            begun = self._begin(parts)
+            begun = self._begin(parts, needed)
             yield begun
             features = begun.outputs()
         except DeviceLost:  # no later batch would be answered either
@@ -177,8 +182,8 @@ class _Group:
         self._branch_off(parts, features)
         STAGE_SECONDS.labels("heads").observe(time.monotonic() - ran)
 
-    def _begin(self, parts: Sequence[Part]) -> Pass:
-        """With what the jobs need of the backbone, and no more."""
+    def _needed(self, parts: Sequence[Part]) -> set[str]:
+        """What the jobs need of the backbone, and no more."""
         needed = {
             ref.output
             for index, view in parts
@@ -187,6 +192,9 @@ class _Group:
         }
         if not needed or any(self._jobs[index].embeddings for index, _ in parts):
             needed.add(EMBEDDING)
+        return needed
+
+    def _begin(self, parts: Sequence[Part], needed: Iterable[str]) -> Pass:
         images = [
             self._pixels[index] if view == AS_IT_IS else flipped(self._pixels[index], view)
             for index, view in parts
@@ -210,51 +218,50 @@ class _Group:
         rows = {
             part: slice(end - self._jobs[part[0]].images, end) for part, end in zip(parts, ends, strict=True)
         }
-        wanted: dict[HeadRef, list[Part]] = {}
-        for index, view in parts:
+        in_time = list[Part]()
+        for (index, view), its in rows.items():
             job = self._jobs[index]
             if self._is_late(job):
-                given = features[EMBEDDING][rows[index, view]]  # (N, D)
+                given = features[EMBEDDING][its]  # (N, D)
                 self._late[index] = replace(job, pixels=b"", shape=given.shape, known=given.tobytes())
                 continue
+            in_time.append((index, view))
             if job.embeddings and view == AS_IT_IS:
-                self._embeddings[index] = features[EMBEDDING][rows[index, view]]
-            for ref in dict.fromkeys(job.heads):
+                self._embeddings[index] = features[EMBEDDING][its]
+        if len(in_time) == len(parts) and self._ran_together(rows, features):
+            return
+        wanted: dict[HeadRef, list[Part]] = {}
+        for index, view in in_time:
+            for ref in dict.fromkeys(self._jobs[index].heads):
                 if ref.output in features and view in ref.views:
                     wanted.setdefault(ref, []).append((index, view))
-        if self._ran_together(wanted, parts, features):
-            return
-        for ref, its in wanted.items():
+        for ref, its_parts in wanted.items():
             given = features[ref.output]
-            if len(its) < len(parts):
-                given = np.concatenate([given[rows[part]] for part in its])
-            self._run_head(ref, its, given)
+            if len(its_parts) < len(parts):
+                given = np.concatenate([given[rows[part]] for part in its_parts])
+            self._run_head(ref, its_parts, given)
 
-    def _ran_together(
-        self, wanted: Mapping[HeadRef, Sequence[Part]], parts: Sequence[Part], features: Features
-    ) -> bool:
-        """Run the heads in one session, where all are wanted for all rows and such a session is there."""
-        if any(
-            len(its) < len(parts) or ref.output != EMBEDDING or not _is_plain(ref)
-            for ref, its in wanted.items()
-        ):
+    def _ran_together(self, rows: Mapping[Part, slice], features: Features) -> bool:
+        """Run the heads in one session, where all jobs want the same and there is such a session."""
+        first, *others = (self._jobs[index].heads for index, _ in rows)
+        if any(heads != first for heads in others) or not all(map(_takes_embedding, first)):
             return False
-        group = self._heads.together(tuple(wanted))
+        group = self._heads.together(first)
         if group is None:
             return False
         try:
             made = group.run(features[EMBEDDING])
         # Whatever it is, they are tried one by one.
         except Exception:
-            log.exception("a group of heads failed", heads=len(wanted))
+            log.exception("a group of heads failed", heads=len(first))
             return False
-        for ref, outputs in zip(wanted, made, strict=True):
-            self._take(ref, parts, outputs)
+        for (index, _), its in rows.items():
+            self._together[index] = tuple(outputs[its] for outputs in made)
         return True
 
     def _is_late(self, job: Job) -> bool:
         """Whether to go on without it; whoever takes more was held back before the pass."""
-        return _takes_embeddings_alone(job) and any(self._heads.is_late(ref) for ref in job.heads)
+        return self._heads.are_late(job.heads) and _takes_embeddings_alone(job)
 
     def _run_networks(self) -> None:
         """Those that tasks own, on the images; their files hold the flips that they average over."""
@@ -299,8 +306,10 @@ class _Group:
             return self._late[index]
         if index in self._failed:
             return self._failed[index]
-        job = self._jobs[index]
-        return Answer(self._embeddings.get(index), tuple(self._output(ref, index) for ref in job.heads))
+        outputs = self._together.get(index) or tuple(
+            self._output(ref, index) for ref in self._jobs[index].heads
+        )
+        return Answer(self._embeddings.get(index), outputs)
 
     def _output(self, ref: HeadRef, index: int) -> FloatArray | PolyheadError:
         if ref in self._errors:
@@ -321,7 +330,12 @@ class _Group:
 
 
 def _takes_embeddings_alone(job: Job) -> bool:
-    return all(ref.output == EMBEDDING and _is_plain(ref) for ref in job.heads)
+    return all(map(_takes_embedding, job.heads))
+
+
+def _takes_embedding(ref: HeadRef) -> bool:
+    """Of an image as it is, and nothing else."""
+    return ref.output == EMBEDDING and _is_plain(ref)
 
 
 def _is_plain(ref: HeadRef) -> bool:

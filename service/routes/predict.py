@@ -22,7 +22,6 @@ from service.errors import (
 )
 from service.schemas.bodies import FAN_OUT, PREDICT
 from service.schemas.predictions import FanOutPredictions, PredictBody, Predictions
-from service.store.records import Resolved
 from service.web.dependencies import PartsDep, TenantDep
 from service.web.direct import DirectRoute, json_response
 from service.web.fanout import fan_out, read_fan_out, status_of
@@ -114,10 +113,7 @@ async def predict_many(
     admit(parts)
     tasks, read = await read_fan_out(request, parts.settings)
     resolved = await parts.resolver.resolve_all(tenant, [Target.parse(task) for task in tasks])
-    versions = [version for version in resolved if isinstance(version, Resolved)]
-    sizes = [size_for(parts, version) for version in versions]
-    images = await decode(parts, read, sizes, known_to=known_to(tenant, versions))
-    results = await fan_out(parts, tasks, resolved, images, Shape(top_k, threshold))
+    results, images = await fan_out(parts, tasks, resolved, read, Shape(top_k, threshold), tenant=tenant)
     said: FanOutPredictions = {"id": new_id(), "results": results}
     return json_response(said, status_of(results, images))
 

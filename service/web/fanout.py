@@ -2,11 +2,13 @@
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from fastapi import Request
 
 from models.arrays import FloatArray
 from models.errors import PolyheadError
+from service.engine import HeadRefs
 from service.errors import DeadlineExceeded, InvalidField, UnsupportedContentType
 from service.schemas.predictions import MAX_TASK_CHARACTERS, MAX_TASKS, FanOutBody, FanOutResult
 from service.schemas.problems import describe, pointer_to
@@ -15,7 +17,7 @@ from service.store.records import Resolved
 from service.web.bodies import is_json, media_type
 from service.web.images import ImageRequest, read_images
 from service.web.parts import Parts
-from service.web.predicting import Decoded, Shape, ask, head_of, predictions, size_for
+from service.web.predicting import Decoded, Shape, ask, decode, head_of, known_to, predictions, size_for
 from service.web.problems import EveryItemFailed
 
 
@@ -36,18 +38,41 @@ async def read_fan_out(request: Request, settings: Settings) -> tuple[list[str],
     return tasks, read
 
 
+@dataclass(frozen=True, slots=True)
+class Question:
+    """The tasks that take images of one size."""
+
+    size: int  # pixels
+    versions: dict[int, Resolved]  # by place in the request
+    heads: HeadRefs  # of these, in order
+
+
 async def fan_out(
     parts: Parts,
     tasks: Sequence[str],
     resolved: Sequence[Resolved | PolyheadError],
-    images: Decoded,
+    read: ImageRequest[FanOutBody],
     shape: Shape,
-) -> list[FanOutResult]:
-    """One result for each task, in order.
+    *,
+    tenant: str,
+) -> tuple[list[FanOutResult], Decoded]:
+    """One result for each task, in order; and the images that they are of.
 
-    Raises: EveryItemFailed: of the tasks; Overloaded, DeadlineExceeded, WorkerFailed.
+    Raises: EveryItemFailed: of the images, or of the tasks; Overloaded, DeadlineExceeded, WorkerFailed.
     """
-    outputs = await _outputs(parts, resolved, images)
+    by_size: dict[int, dict[int, Resolved]] = {}
+    for index, version in enumerate(resolved):
+        if isinstance(version, Resolved):
+            by_size.setdefault(size_for(parts, version), {})[index] = version
+    known = known_to(tenant, (version for versions in by_size.values() for version in versions.values()))
+    decoding = asyncio.create_task(decode(parts, read, by_size, known_to=known))
+    await asyncio.sleep(0)  # threads decode now, and here is time for what else the worker is to be sent
+    questions = [
+        Question(size, versions, HeadRefs(map(head_of, versions.values())))
+        for size, versions in by_size.items()
+    ]
+    images = await decoding
+    outputs = await _outputs(parts, questions, images)
     results, failures = list[FanOutResult](), list[tuple[str, PolyheadError]]()
     for index, (task, version) in enumerate(zip(tasks, resolved, strict=True)):
         answer = outputs[index] if isinstance(version, Resolved) else version
@@ -60,28 +85,23 @@ async def fan_out(
             results.append({"task": task, "version": version.version, "predictions": made})
     if len(failures) == len(results):
         raise EveryItemFailed(failures)
-    return results
+    return results, images
 
 
 async def _outputs(
-    parts: Parts, resolved: Sequence[Resolved | PolyheadError], images: Decoded
+    parts: Parts, questions: Sequence[Question], images: Decoded
 ) -> dict[int, FloatArray | PolyheadError]:
     """What each known version says, by its place: of one input size together, one size after another.
 
     Not side by side, where the images of one size would be refused because those of another wait.
     """
-    known = [(index, version) for index, version in enumerate(resolved) if isinstance(version, Resolved)]
-    by_size: dict[int, list[tuple[int, Resolved]]] = {}
-    for index, version in known:
-        by_size.setdefault(size_for(parts, version), []).append((index, version))
     outputs: dict[int, FloatArray | PolyheadError] = {}
     deadline_s = parts.settings.request_deadline_s
     try:
         async with asyncio.timeout(deadline_s):
-            for size, its in by_size.items():
-                heads = [head_of(version) for _, version in its]
-                answer = await ask(parts, images, size, heads)
-                outputs |= {index: output for (index, _), output in zip(its, answer.outputs, strict=True)}
+            for each in questions:
+                answer = await ask(parts, images, each.size, each.heads)
+                outputs |= zip(each.versions, answer.outputs, strict=True)
     except TimeoutError:
         raise DeadlineExceeded(seconds=deadline_s) from None
     return outputs

@@ -1,6 +1,6 @@
 """A backbone, heads and jobs to make batches of, whose answers can be checked by eye."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
@@ -69,8 +69,8 @@ class Shelf:
     def begin(self, refs: list[HeadRef]) -> None:
         self.begun += refs
 
-    def is_late(self, ref: HeadRef) -> bool:
-        return ref in self.late
+    def are_late(self, refs: Iterable[HeadRef]) -> bool:
+        return not self.late.isdisjoint(refs)
 
     def together(self, refs: tuple[HeadRef, ...]) -> Group | None:
         self.asked_together.append(refs)

@@ -1,13 +1,14 @@
 """A request is cut into jobs, and their answers become the request's again."""
 
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from models.errors import InvalidHead
 from service.errors import WorkerFailed
-from service.inference.batching import Answer, joined, split
+from service.inference.batching import Answer, HeadRefs, joined, split
 from service.inference.running import run_batch
 from tests.unit.batches import GREEN, RED, Shelf, mean_colour, trunk
 
@@ -57,3 +58,12 @@ def test_an_answer_crosses_the_channel_as_it_is(rows):
             assert type(one) is type(other)
             if isinstance(one, np.ndarray):
                 np.testing.assert_array_equal(one, other)
+
+
+def test_heads_that_come_again_are_those_that_came_before():
+    sent = HeadRefs([RED, replace(GREEN, alias="task@production", pinned=True)])
+    first, again = (pickle.loads(pickle.dumps({"heads": HeadRefs(sent)}))["heads"] for _ in range(2))
+    assert first is again
+    assert first == (RED, GREEN)
+    assert (first[1].alias, first[1].pinned) == ("task@production", True)
+    assert pickle.loads(pickle.dumps(HeadRefs([]))) == ()

@@ -182,10 +182,10 @@ def answers(shelf: Shelf, *jobs):
 
 def test_jobs_that_want_the_same_heads_run_them_together_once():
     shelf = Shelf()
-    jobs = [job((1, 2, 3), heads=(RED, GREEN)), job((4, 5, 6), (7, 8, 9), heads=(GREEN, RED))]
+    jobs = [job((1, 2, 3), heads=(RED, GREEN)), job((4, 5, 6), (7, 8, 9), heads=(RED, GREEN))]
     expected = answers(shelf, *jobs)
     shelf.group = Halves()
-    assert answers(shelf, *jobs) == expected == [[[[1]], [[2]]], [[[5], [8]], [[4], [7]]]]
+    assert answers(shelf, *jobs) == expected == [[[[1]], [[2]]], [[[4], [7]], [[5], [8]]]]
     assert shelf.group.runs == [3]
     assert shelf.asked_together[-1] == (RED, GREEN)
 
@@ -195,6 +195,8 @@ def test_where_one_wants_other_heads_each_runs_over_its_own_rows():
     shelf.group = Halves()
     jobs = [job((1, 2, 3), heads=(RED, GREEN)), job((4, 5, 6), heads=(RED,))]
     assert answers(shelf, *jobs) == [[[[1]], [[2]]], [[[4]]]]
+    jobs = [job((1, 2, 3), heads=(RED, GREEN)), job((4, 5, 6), heads=(GREEN, RED))]
+    assert answers(shelf, *jobs) == [[[[1]], [[2]]], [[[5]], [[4]]]]
     assert shelf.asked_together == []
 
 

@@ -148,14 +148,14 @@ def test_a_head_is_late_after_a_moment_and_until_it_is_given_up():
     shelf = Shelf(a=b"A", b=b"B")
     heads = HeadCache(shelf.fetch, Named, Several, capacity=2, most_bytes=100, patience_s=0.3)
     heads.begin([A])
-    assert not heads.is_late(A)  # it comes within the grace
-    assert not heads.is_late(B)  # nobody has asked for it
+    assert not heads.are_late([A])  # it comes within the grace
+    assert not heads.are_late([B])  # nobody has asked for it
     shelf.open.clear()
     try:
         heads.begin([B])
-        assert heads.is_late(B)
+        assert heads.are_late([B])
         time.sleep(0.35)
-        assert not heads.is_late(B)
+        assert not heads.are_late([B])
         with pytest.raises(StillLoading):
             heads.get(B)
     finally:
@@ -168,13 +168,13 @@ def test_a_load_that_fails_while_a_job_waits_for_it_is_that_job_s_answer_and_not
     shelf.open.clear()
     heads = HeadCache(shelf.fetch, Named, Several, capacity=2, most_bytes=100, patience_s=30)
     heads.begin([C])
-    assert heads.is_late(C)
+    assert heads.are_late([C])
     shelf.open.set()
     end = time.monotonic() + 5
-    while heads.is_late(C) and time.monotonic() < end:
+    while heads.are_late([C]) and time.monotonic() < end:
         time.sleep(0.01)
     heads.begin([C])
-    assert not heads.is_late(C)
+    assert not heads.are_late([C])
     with pytest.raises(UnknownBlob):
         heads.get(C)
     assert shelf.reads == ["c"]
