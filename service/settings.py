@@ -102,7 +102,8 @@ class Settings(BaseSettings):
         "auto",
         description=(
             "CUDA devices that inference workers run on, by number, such as 0,1; auto: all that the driver "
-            "shows, or the CPU where it shows none. Each worker has a backbone of its own."
+            "shows, or the CPU where it shows none. Each worker has a backbone of its own. Trainers and "
+            "bulk-embed take the first that is shown (CUDA_VISIBLE_DEVICES), whatever is said here."
         ),
     )
     workers_per_device: Annotated[int, Field(ge=1, le=16)] = Field(

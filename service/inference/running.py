@@ -1,7 +1,7 @@
 """What the worker does with a batch: the backbone once, then what each task has of its own over its rows."""
 
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -122,10 +122,9 @@ class _Group:
         self._outputs: dict[tuple[HeadRef, int], list[FloatArray]] = {}  # answers; of several views, logits
         self._kinds: dict[HeadRef, Kind | None] = {}
         self._errors: dict[HeadRef, PolyheadError] = {}
-        self._together: dict[
-            int, tuple[FloatArray | PolyheadError, ...]
-        ] = {}  # by job: what all of its heads say
         self._late: dict[int, Job] = {}  # by job: what is left of it
+        # By job: what all of its heads say, where they ran as one.
+        self._together: dict[int, tuple[FloatArray | PolyheadError, ...]] = {}
 
     def steps(self) -> Steps:
         if self._are_known:
@@ -164,9 +163,8 @@ class _Group:
 
     def _pass(self, parts: Sequence[Part]) -> Iterator[Pass]:
         started = time.monotonic()
-        needed = self._needed(parts)
         try:
-            begun = self._begin(parts, needed)
+            begun = self._begin(parts)
             yield begun
             features = begun.outputs()
         except DeviceLost:  # no later batch would be answered either
@@ -182,8 +180,8 @@ class _Group:
         self._branch_off(parts, features)
         STAGE_SECONDS.labels("heads").observe(time.monotonic() - ran)
 
-    def _needed(self, parts: Sequence[Part]) -> set[str]:
-        """What the jobs need of the backbone, and no more."""
+    def _begin(self, parts: Sequence[Part]) -> Pass:
+        """With what the jobs need of the backbone, and no more."""
         needed = {
             ref.output
             for index, view in parts
@@ -192,9 +190,6 @@ class _Group:
         }
         if not needed or any(self._jobs[index].embeddings for index, _ in parts):
             needed.add(EMBEDDING)
-        return needed
-
-    def _begin(self, parts: Sequence[Part], needed: Iterable[str]) -> Pass:
         images = [
             self._pixels[index] if view == AS_IT_IS else flipped(self._pixels[index], view)
             for index, view in parts
