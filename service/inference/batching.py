@@ -3,7 +3,7 @@
 import pickle
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, Protocol, Self, TypeVar
 
 import numpy as np
@@ -39,15 +39,17 @@ class HeadRefs(tuple[HeadRef, ...]):  # noqa: SLOT001  # a tuple's subclass can'
     An app asks for the same ones again and again: a worker unpacks them once, and then knows the bytes.
     """
 
-    packed: bytes
+    @cached_property
+    def _packed(self) -> bytes:
+        return pickle.dumps(tuple(self), protocol=5)
 
-    def __new__(cls, heads: Iterable[HeadRef]) -> Self:
-        refs = super().__new__(cls, heads)
-        refs.packed = pickle.dumps(tuple(refs), protocol=5)
-        return refs
+    def pack(self) -> Self:
+        """Now, rather than when they are sent."""
+        self._packed  # noqa: B018  # it is kept
+        return self
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _unpacked, (self.packed,)
+        return _unpacked, (self._packed,)
 
 
 @lru_cache(maxsize=64)  # of some hundred bytes a head

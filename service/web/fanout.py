@@ -68,7 +68,7 @@ async def fan_out(
     decoding = asyncio.create_task(decode(parts, read, by_size, known_to=known))
     await asyncio.sleep(0)  # threads decode now, and here is time for what else the worker is to be sent
     questions = [
-        Question(size, versions, HeadRefs(map(head_of, versions.values())))
+        Question(size, versions, HeadRefs(map(head_of, versions.values())).pack())
         for size, versions in by_size.items()
     ]
     images = await decoding

@@ -15,12 +15,13 @@ from tests.servers import Server, serving
 
 IMAGE = bytes(range(256)) * 12  # (1, 32, 32, 3)
 WORKER = "polyhead-worker"
+DEADLINE_S = 10  # of a request: a worker can be started meanwhile, also on a busy machine
 
 
 @pytest.fixture(scope="module")
 def server(command, tmp_path_factory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("workers")
-    settings = {"workers_per_device": "2", "api_processes": "2", "request_deadline_s": "4"}
+    settings = {"workers_per_device": "2", "api_processes": "2", "request_deadline_s": str(DEADLINE_S)}
     with serving(folder, command=command, **settings) as started:
         yield started
 
@@ -57,7 +58,7 @@ def test_while_one_stands_still_the_other_answers(server, pool, which):
     try:
         started = time.monotonic()
         assert list(pool.map(lambda _: submit(server), range(40))) == [200] * 40
-        assert time.monotonic() - started < 4
+        assert time.monotonic() - started < DEADLINE_S
         with server.client() as client:
             assert client.get("/alive").json()["alive"] is True
     finally:
@@ -90,7 +91,7 @@ def test_killing_one_after_another_under_load_loses_no_request(server, pool):
 def test_one_that_hangs_is_replaced_although_the_other_works(server, pool):
     hung, _ = workers(server)
     os.kill(hung, signal.SIGSTOP)
-    end = time.monotonic() + 30
+    end = time.monotonic() + 5 * DEADLINE_S
     while hung in workers(server):
         assert submit(server) == 200
         assert time.monotonic() < end
