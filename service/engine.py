@@ -27,7 +27,7 @@ from models.devices import CPU
 from models.errors import PolyheadError
 from models.identity import BackboneIdentity
 from service.errors import DeadlineExceeded, Overloaded, WorkerFailed
-from service.inference.batching import Answer, HeadRef, HeadRefs, Job, joined, split
+from service.inference.batching import Answer, HeadRef, Job, joined, split
 from service.inference.board import Board
 from service.inference.channel import Exchange, Sender, channel, receive
 from service.inference.lit_api import PATH, InferenceAPI
@@ -35,7 +35,7 @@ from service.inference.shelf import Shelf
 from service.metrics import QUEUED_IMAGES, REJECTIONS, RESUBMITTED_JOBS, STAGE_SECONDS
 from service.settings import Settings
 
-__all__ = ["Answer", "Engine", "HeadRef", "HeadRefs", "Inference", "LitEngine"]
+__all__ = ["Answer", "Engine", "HeadRef", "Inference", "LitEngine"]
 
 PROBE_S = 1.0
 PROGRESS_S = 30.0  # a worker that was silent for longer is not alive
@@ -224,7 +224,7 @@ class LitEngine:
         deadline = started + self._settings.request_deadline_s
         jobs = split(
             pixels,
-            heads if isinstance(heads, HeadRefs) else HeadRefs(heads),
+            tuple(heads),
             embeddings=embeddings,
             size=self._settings.max_batch_size,
             queued_at=started,

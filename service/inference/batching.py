@@ -3,8 +3,8 @@
 import pickle
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
-from typing import Any, Protocol, Self, TypeVar
+from functools import lru_cache
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -33,30 +33,6 @@ class HeadRef:
         return hash(self.digest)  # a batch of many heads asks for it again and again
 
 
-class HeadRefs(tuple[HeadRef, ...]):  # noqa: SLOT001  # a tuple's subclass can't have any
-    """Heads of a request, in order, packed for their way to a worker.
-
-    An app asks for the same ones again and again: a worker unpacks them once, and then knows the bytes.
-    """
-
-    @cached_property
-    def _packed(self) -> bytes:
-        return pickle.dumps(tuple(self), protocol=5)
-
-    def pack(self) -> Self:
-        """Now, rather than when they are sent."""
-        self._packed  # noqa: B018  # it is kept
-        return self
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _unpacked, (self._packed,)
-
-
-@lru_cache(maxsize=64)  # of some hundred bytes a head
-def _unpacked(packed: bytes) -> tuple[HeadRef, ...]:
-    return tuple(pickle.loads(packed))  # noqa: S301  # our own API process wrote it
-
-
 @dataclass(frozen=True, kw_only=True)
 class Job:
     """Images of one request, at most a batch's worth. Times are CLOCK_MONOTONIC seconds of this machine."""
@@ -73,6 +49,19 @@ class Job:
     @property
     def images(self) -> int:
         return self.shape[0]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"heads": pickle.dumps(self.heads, protocol=5)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, heads=_heads_in(state["heads"]))
+
+
+@lru_cache(maxsize=64)  # of some hundred bytes a head
+def _heads_in(packed: bytes) -> tuple[HeadRef, ...]:
+    """An app asks for the same ones again and again: they are unpickled once, and the same tuple then."""
+    heads: tuple[HeadRef, ...] = pickle.loads(packed)  # noqa: S301  # our own API process wrote it
+    return heads
 
 
 @dataclass(frozen=True)

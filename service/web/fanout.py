@@ -8,7 +8,7 @@ from fastapi import Request
 
 from models.arrays import FloatArray
 from models.errors import PolyheadError
-from service.engine import HeadRefs
+from service.engine import HeadRef
 from service.errors import DeadlineExceeded, InvalidField, UnsupportedContentType
 from service.schemas.predictions import MAX_TASK_CHARACTERS, MAX_TASKS, FanOutBody, FanOutResult
 from service.schemas.problems import describe, pointer_to
@@ -44,7 +44,7 @@ class Question:
 
     size: int  # pixels
     versions: dict[int, Resolved]  # by place in the request
-    heads: HeadRefs  # of these, in order
+    heads: tuple[HeadRef, ...]  # of these, in order
 
 
 async def fan_out(
@@ -68,8 +68,7 @@ async def fan_out(
     decoding = asyncio.create_task(decode(parts, read, by_size, known_to=known))
     await asyncio.sleep(0)  # threads decode now, and here is time for what else the worker is to be sent
     questions = [
-        Question(size, versions, HeadRefs(map(head_of, versions.values())).pack())
-        for size, versions in by_size.items()
+        Question(size, versions, tuple(map(head_of, versions.values()))) for size, versions in by_size.items()
     ]
     images = await decoding
     outputs = await _outputs(parts, questions, images)

@@ -8,9 +8,9 @@ import pytest
 
 from models.errors import InvalidHead
 from service.errors import WorkerFailed
-from service.inference.batching import Answer, HeadRefs, joined, split
+from service.inference.batching import Answer, joined, split
 from service.inference.running import run_batch
-from tests.unit.batches import GREEN, RED, Shelf, mean_colour, trunk
+from tests.unit.batches import GREEN, RED, Shelf, job, mean_colour, trunk
 
 
 def test_pixels_come_before_what_is_known_and_neither_job_is_larger_than_a_batch():
@@ -60,10 +60,10 @@ def test_an_answer_crosses_the_channel_as_it_is(rows):
                 np.testing.assert_array_equal(one, other)
 
 
-def test_heads_that_come_again_are_those_that_came_before():
-    sent = HeadRefs([RED, replace(GREEN, alias="task@production", pinned=True)])
-    first, again = (pickle.loads(pickle.dumps({"heads": HeadRefs(sent)}))["heads"] for _ in range(2))
-    assert first is again
-    assert first == (RED, GREEN)
-    assert (first[1].alias, first[1].pinned) == ("task@production", True)
-    assert pickle.loads(pickle.dumps(HeadRefs([]))) == ()
+def test_the_heads_of_a_job_that_come_again_are_those_that_came_before():
+    heads = (RED, replace(GREEN, alias="task@production", pinned=True))
+    first, again = (pickle.loads(pickle.dumps(job((1, 2, 3), heads=heads))) for _ in range(2))
+    assert first == job((1, 2, 3), heads=heads)
+    assert first.heads is again.heads
+    assert (first.heads[1].alias, first.heads[1].pinned) == ("task@production", True)
+    assert pickle.loads(pickle.dumps(job((1, 2, 3)))).heads == ()
